@@ -1,0 +1,1 @@
+"""The wire: plain messages, their protobuf form, and records cut into chunks."""

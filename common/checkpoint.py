@@ -1,0 +1,120 @@
+"""Saved states: one file each, written whole or not at all, checked when read, the last two kept.
+
+A checkpoint is a line with the SHA-256 of what follows, then a safetensors file whose metadata holds the
+numbers. It appears under its name only after its bytes are on the disk.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from common.errors import CheckpointError
+
+_MAGIC = b"headwater-checkpoint-1 "
+_SUFFIX = ".ckpt"
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace `path` with `data`, so that a reader or a power cut finds the old file or the new one whole.
+
+    Raises:
+        CheckpointError: the disk is full, read-only or gone; nothing is left half-written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise CheckpointError(f"cannot write {path}: {error.strerror}; make room and start again") from error
+
+
+def _sync_directory(directory: Path) -> None:
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def tensors_to_bytes(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
+    """Return a safetensors file of `tensors`, independent of device and memory format."""
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    data: bytes = save(plain, metadata)
+    return data
+
+
+class CheckpointStore:
+    """The checkpoints of one half of one run, numbered by the user of the store, in one directory."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        with _as_checkpoint_error(f"cannot make {directory}"):
+            directory.mkdir(parents=True, exist_ok=True)
+
+    def save(self, number: int, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+        """Write checkpoint `number`; `numbers` is whatever JSON can hold."""
+        payload = tensors_to_bytes(tensors, {"numbers": json.dumps(numbers)})
+        digest = hashlib.sha256(payload).hexdigest().encode()
+        write_atomic(self._path(number), b"".join((_MAGIC, digest, b"\n", payload)))
+
+    def load(self, number: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the tensors and numbers of one checkpoint.
+
+        Raises:
+            CheckpointError: it is missing, cut short or changed.
+        """
+        path = self._path(number)
+        with _as_checkpoint_error(f"cannot read {path}"):
+            head, _, payload = path.read_bytes().partition(b"\n")
+        if head != _MAGIC + hashlib.sha256(payload).hexdigest().encode():
+            raise CheckpointError(f"{path} is damaged: its checksum does not match its content")
+        try:
+            tensors: dict[str, Tensor] = load(payload)
+            header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
+        except (SafetensorError, ValueError) as error:
+            raise CheckpointError(f"{path} is damaged: {error}") from error
+        return tensors, json.loads(header["__metadata__"]["numbers"])
+
+    def numbers(self) -> list[int]:
+        """Return the numbers of the checkpoints there are, oldest first."""
+        return sorted(int(path.stem) for path in self._directory.glob(f"*{_SUFFIX}"))
+
+    def keep_only(self, numbers: set[int]) -> None:
+        """Remove every checkpoint but those numbered so."""
+        for number in self.numbers():
+            if number not in numbers:
+                self._path(number).unlink(missing_ok=True)
+
+    def _path(self, number: int) -> Path:
+        return self._directory / f"{number:012d}{_SUFFIX}"
+
+
+@contextmanager
+def _as_checkpoint_error(what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(f"{what}: {error.strerror}") from error
+
+
+def state_digest(tensors: dict[str, Tensor]) -> str:
+    """Return the SHA-256 of names and exact bytes, to tell whether two states are the same bits."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

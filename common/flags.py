@@ -1,0 +1,51 @@
+"""One field of a config dataclass is one flag, one default, one environment variable, one line of help."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from common.errors import HeadwaterError
+
+T = TypeVar("T")
+
+
+def flag(default: Any, help: str, **option: Any) -> Any:
+    """Declare a dataclass field that is also a command line flag; `option` goes to `click.option`."""
+    return dataclasses.field(default=default, metadata={"help": help, **option})
+
+
+def options_of(config_type: type[T]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Turn each field of `config_type` into a click option.
+
+    The command is called with the config and with the names of the fields that the user gave, on the command
+    line or in the environment, as opposed to those that took their default.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        def run(**values: Any) -> None:
+            context = click.get_current_context()
+            defaulted = (click.core.ParameterSource.DEFAULT, click.core.ParameterSource.DEFAULT_MAP)
+            given = {name for name in values if context.get_parameter_source(name) not in defaulted}
+            command(config_type(**values), frozenset(given))
+
+        run.__doc__, run.__name__ = command.__doc__, command.__name__
+        for field in reversed(dataclasses.fields(config_type)):  # type: ignore[arg-type]
+            name = "--" + field.name.replace("_", "-")
+            option = {"show_default": field.default is not None, **field.metadata}
+            run = click.option(name, field.name, default=field.default, **option)(run)
+        return run
+
+    return decorate
+
+
+class Commands(click.Group):
+    """A group whose expected failures end in one line on stderr and exit code 1."""
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command; a bug still shows its traceback."""
+        try:
+            return super().invoke(context)
+        except HeadwaterError as error:
+            raise click.ClickException(" ".join(str(error).split())) from error
