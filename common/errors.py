@@ -8,6 +8,8 @@ HeadwaterError
 ├── WireError         a message does not mean what the protocol says it must
 ├── SessionError      edge and cloud cannot go on with each other
 │   └── FencedError   a newer stream of the same run has taken over
+├── CapacityError     the cloud will not hold another session
+├── NotFoundError     the cloud keeps no such session
 ├── CheckpointError   a saved state is damaged, or cannot be written
 └── CloudError        the cloud cannot be reached, or ended the stream
 
@@ -64,6 +66,18 @@ class FencedError(SessionError):
     """A newer stream of the same run has taken over; this one must stop for good."""
 
     status = grpc.StatusCode.ABORTED
+
+
+class CapacityError(HeadwaterError):
+    """The cloud will not hold another session."""
+
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class NotFoundError(HeadwaterError):
+    """The cloud keeps no such session."""
+
+    status = grpc.StatusCode.NOT_FOUND
 
 
 class CheckpointError(HeadwaterError):

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from common.errors import CheckpointError
+from common.errors import CheckpointError, ConfigError
 from common.seeding import seed_torch
 
 
@@ -48,7 +48,12 @@ def resolve_device(name: str) -> torch.device:
     """Return the torch device for `auto`, `cpu`, `cuda` or `cuda:N`; auto prefers CUDA where it works."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(f"--device {name!r} cannot be used here; try auto, cpu, cuda or cuda:N") from error
+    return device
 
 
 def resolve_precision(name: str, device: torch.device) -> str:

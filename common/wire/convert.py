@@ -78,6 +78,7 @@ def _run_from_proto(proto: pb.Run) -> m.Run:
     _check(2 <= proto.num_classes <= MAX_DIM, f"num_classes must be 2 or more, got {proto.num_classes}")
     _check(2 <= proto.batch_size <= MAX_DIM, f"batch_size must be 2 or more, got {proto.batch_size}")
     _check(proto.total_batches >= 1, f"total_batches must be 1 or more, got {proto.total_batches}")
+    _check(proto.batches_per_epoch >= 1, "batches_per_epoch must be 1 or more, got 0")
     _check(math.isfinite(proto.lr) and proto.lr > 0, f"lr must be above 0, got {proto.lr}")
     _check(0 <= proto.momentum < 1, f"momentum must be in [0, 1), got {proto.momentum}")
     _check(

@@ -42,6 +42,7 @@ class Run:
     momentum: float
     weight_decay: float
     warmup: int
+    batches_per_epoch: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -215,6 +215,7 @@ class Run(_message.Message):
     MOMENTUM_FIELD_NUMBER: _builtins.int
     WEIGHT_DECAY_FIELD_NUMBER: _builtins.int
     WARMUP_FIELD_NUMBER: _builtins.int
+    BATCHES_PER_EPOCH_FIELD_NUMBER: _builtins.int
     strategy: _builtins.str
     """"hierarchical"."""
     model: _builtins.str
@@ -248,6 +249,8 @@ class Run(_message.Message):
     """>= 0."""
     warmup: _builtins.int
     """Batches of linear warm-up; cosine to 0 follows."""
+    batches_per_epoch: _builtins.int
+    """>= 1; the cloud saves at each epoch's end."""
     @_builtins.property
     def input_shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """[C, H, W] of one image."""
@@ -278,10 +281,11 @@ class Run(_message.Message):
         momentum: _builtins.float = ...,
         weight_decay: _builtins.float = ...,
         warmup: _builtins.int = ...,
+        batches_per_epoch: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation_shape", b"activation_shape", "batch_size", b"batch_size", "bits", b"bits", "classifier", b"classifier", "input_shape", b"input_shape", "lr", b"lr", "model", b"model", "momentum", b"momentum", "num_classes", b"num_classes", "precision", b"precision", "seed", b"seed", "split", b"split", "stem", b"stem", "strategy", b"strategy", "structure_digest", b"structure_digest", "total_batches", b"total_batches", "warmup", b"warmup", "weight_decay", b"weight_decay", "weights_digest", b"weights_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation_shape", b"activation_shape", "batch_size", b"batch_size", "batches_per_epoch", b"batches_per_epoch", "bits", b"bits", "classifier", b"classifier", "input_shape", b"input_shape", "lr", b"lr", "model", b"model", "momentum", b"momentum", "num_classes", b"num_classes", "precision", b"precision", "seed", b"seed", "split", b"split", "stem", b"stem", "strategy", b"strategy", "structure_digest", b"structure_digest", "total_batches", b"total_batches", "warmup", b"warmup", "weight_decay", b"weight_decay", "weights_digest", b"weights_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

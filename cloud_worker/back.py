@@ -1,0 +1,82 @@
+"""The back of one network: decode, train one step, evaluate. Knows no session and no wire."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from common.checkpoint import tensors_to_bytes
+from common.codec import Packed, decode
+from common.errors import SessionError
+from common.models.catalogue import ModelSpec, build
+from common.models.split import cut, structure_digest, weights_digest
+from common.training import Optimisation, Trainee, resolve_precision
+from common.wire.messages import Run
+
+
+class Back:
+    """The layers behind the split point, their optimiser and their loss.
+
+    Raises:
+        ModelError: the model or the split point is unknown.
+        SessionError: this side builds another network, or other initial weights, than the edge did.
+    """
+
+    def __init__(self, run: Run, device: torch.device) -> None:
+        spec = ModelSpec(
+            name=run.model,
+            num_classes=run.num_classes,
+            input_shape=(run.input_shape[0], run.input_shape[1], run.input_shape[2]),
+            stem=run.stem,
+            classifier=run.classifier,
+        )
+        model = build(spec, run.seed)
+        halves = cut(model, spec, run.split)
+        _check_same("activation shape", run.activation_shape, halves.activation_shape)
+        _check_same("structure digest", run.structure_digest, structure_digest(model))
+        _check_same("digest of the initial weights", run.weights_digest, weights_digest(model))
+        optimisation = Optimisation(
+            lr=run.lr,
+            momentum=run.momentum,
+            weight_decay=run.weight_decay,
+            warmup=run.warmup,
+            total_batches=run.total_batches,
+        )
+        precision = resolve_precision(run.precision, device)
+        self.trainee = Trainee({"back": halves.back}, optimisation, precision, device, run.seed, "cloud")
+        self._back = halves.back
+
+    def train(self, seq: int, activations: Packed, labels: tuple[int, ...]) -> float:
+        """Take the one step that batch `seq` stands for; return its mean cross entropy before the step."""
+        x_NCHW, labels_N = self._load(activations, labels)
+        self.trainee.begin_step(seq)
+        with self.trainee.autocast():
+            logits_NK = self._back(x_NCHW)
+        loss = functional.cross_entropy(logits_NK.float(), labels_N)
+        self.trainee.learn(loss)
+        return loss.item()
+
+    def evaluate(self, activations: Packed, labels: tuple[int, ...]) -> tuple[int, float]:
+        """Return how many images are classified rightly, and the sum of their cross entropies."""
+        x_NCHW, labels_N = self._load(activations, labels)
+        self.trainee.modules.eval()
+        with torch.no_grad(), self.trainee.autocast():
+            logits_NK = self._back(x_NCHW).float()
+        loss = functional.cross_entropy(logits_NK, labels_N, reduction="sum")
+        return int((logits_NK.argmax(dim=1) == labels_N).sum()), loss.item()
+
+    def weights(self) -> bytes:
+        """Return the back's weights as a safetensors file with the whole network's own names."""
+        return tensors_to_bytes(self._back.state_dict())
+
+    def _load(self, activations: Packed, labels: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        device = self.trainee.device
+        x_NCHW = decode(activations, device).to(memory_format=torch.channels_last)
+        return x_NCHW, torch.tensor(labels, device=device)
+
+
+def _check_same(what: str, edge: object, cloud: object) -> None:
+    if edge != cloud:
+        raise SessionError(
+            f"the edge has {what} {edge}, the cloud {cloud}: "
+            "install the same headwater and torchvision on both"
+        )

@@ -1,0 +1,72 @@
+"""The serving process: bind, serve, and leave in order."""
+
+import logging
+import signal
+import threading
+from concurrent import futures
+
+import click
+import grpc
+import torch
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from cloud_worker.config import ServeConfig, split_address
+from cloud_worker.service import ErrorsToStatus, TrainingService
+from cloud_worker.sessions import Sessions
+from common.errors import ConfigError
+from common.rundir import lock_run_dir
+from common.training import resolve_device
+from common.wire.generated import training_pb2_grpc as pb_grpc
+
+log = logging.getLogger(__name__)
+
+DRAIN_S = 20.0
+
+
+def serve(config: ServeConfig) -> None:
+    """Serve until SIGTERM or SIGINT; then end the streams, save every session and return.
+
+    Raises:
+        ConfigError: the address is taken, the run directory is in use, or the device does not exist.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    lock_run_dir(config.run_dir)
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    device = resolve_device(config.device)
+    sessions = Sessions(config.run_dir, device, config.checkpoint_every, config.max_sessions)
+    server, port = start_server(sessions, config)
+    host, _ = split_address(config.listen, "--listen")
+    click.echo(f"listening on {f'[{host}]' if ':' in host else host}:{port}")
+    log.info("device %s, sessions in %s", device, config.run_dir)
+    stop.wait()
+    log.info("shutting down: ending streams and saving")
+    stopped = server.stop(DRAIN_S)
+    sessions.save_all()
+    stopped.wait()
+
+
+def start_server(sessions: Sessions, config: ServeConfig) -> tuple[grpc.Server, int]:
+    """Bind and start; return the server and its port."""
+    server = grpc.server(
+        # An open stream holds a thread; a few more answer the unary calls.
+        futures.ThreadPoolExecutor(max_workers=2 * config.max_sessions + 4),
+        interceptors=[ErrorsToStatus()],
+        options=[("grpc.so_reuseport", 0)],
+    )
+    pb_grpc.add_TrainingServicer_to_server(TrainingService(sessions), server)  # type: ignore[no-untyped-call]
+    checks = health.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    try:
+        port = server.add_insecure_port(config.listen)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"cannot listen on {config.listen}: the port is taken or the address is not this machine's; "
+            "choose another with --listen"
+        ) from error
+    server.start()
+    for service in ("", "headwater.v1.Training"):
+        checks.set(service, health_pb2.HealthCheckResponse.SERVING)
+    return server, port

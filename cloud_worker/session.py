@@ -1,0 +1,340 @@
+"""One edge run at this cloud: order, duplicates, generations, and when to save.
+
+Every record is applied exactly once, in order of position. What was applied before is ignored, so the first
+bytes applied for a position win; a gap is an error. The position, the losses and the results that the edge
+has not yet on its disk are saved in the same atomic write as the weights that they belong to.
+"""
+
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from typing import Protocol
+
+import torch
+
+from cloud_worker.back import Back
+from cloud_worker.store import SessionFiles
+from common.codec import packed_bytes
+from common.errors import CloudError, FencedError, HeadwaterError, SessionError
+from common.metrics import peak_rss_bytes
+from common.wire.messages import (
+    Ack,
+    Batch,
+    Counters,
+    End,
+    EvaluationPart,
+    EvaluationResult,
+    Hello,
+    Position,
+    Record,
+    Run,
+    Skip,
+    Status,
+    Welcome,
+)
+
+MAX_LOSSES_PER_ACK = 10_000
+TAKEN_OVER = "a newer stream of this session has taken over; this process must stop"
+
+
+class Stream(Protocol):
+    """What a session knows of the stream that serves it."""
+
+    def end(self, error: HeadwaterError) -> None:
+        """End the stream with this error, as soon as the record under way is done."""
+
+
+class Session:
+    """The state of one run, shared by the streams that serve it one after the other.
+
+    Args:
+        files: its directory.
+        run: what edge and cloud agreed on.
+        back: the network's back, freshly built.
+        turns: held during a step, so that sessions on one device take turns.
+        clock: monotonic seconds.
+        checkpoint_every_s: seconds between saves within an epoch.
+    """
+
+    def __init__(
+        self,
+        files: SessionFiles,
+        run: Run,
+        back: Back,
+        turns: threading.Lock,
+        clock: Callable[[], float],
+        checkpoint_every_s: float,
+    ) -> None:
+        self.run = run
+        self._files = files
+        self._back = back
+        self._turns = turns
+        self._clock = clock
+        self._checkpoint_every_s = checkpoint_every_s
+        self._lock = threading.RLock()  # held while a record is applied or the state is saved
+        self._news = threading.Lock()  # held for moments only: an ack never waits for a step
+        self._stream: Stream | None = None
+        self._generation = files.read()[1]
+        self._applied = self._durable = Position(0)
+        self._first_loss = 0
+        self._losses: list[float] = []
+        self._results: list[EvaluationResult] = []
+        self._correct, self._loss_sum, self._images = 0, 0.0, 0  # of the evaluation under way
+        self._counters = Counters()
+        self._saved_at = clock()
+        self._restore()
+
+    # -------------------------------------------------------------- streams
+
+    def attach(self, hello: Hello, stream: Stream) -> Welcome:
+        """Let `stream` serve the session from here on; the one before applies nothing more.
+
+        Raises:
+            FencedError: a newer generation has been served.
+            SessionError: the edge runs with other settings than the session was opened with.
+            CheckpointError: the state cannot be saved.
+        """
+        with self._lock:
+            if hello.generation < self._generation:
+                raise FencedError(
+                    f"generation {hello.generation} of session {hello.session_id} came after generation "
+                    f"{self._generation}: the run was started again elsewhere, this process must stop"
+                )
+            _check_same_run(hello.run, self.run)
+            if self._stream is not None:
+                self._stream.end(FencedError(TAKEN_OVER))
+            self._stream = stream
+            self.forget_losses(hello.losses_from)
+            if hello.generation > self._generation:
+                self._files.write(self.run, hello.generation)
+                self._generation = hello.generation
+                # A restarted edge picks its checkpoint by what is durable here.
+                if self._applied > self._durable:
+                    self._save()
+            return Welcome(
+                applied=self._applied,
+                durable=self._durable,
+                max_record_bytes=self.max_record_bytes,
+                results=tuple(self._results),
+            )
+
+    def check_current(self, stream: Stream) -> None:
+        """Raise FencedError unless `stream` is the one that serves the session."""
+        if stream is not self._stream:
+            raise FencedError(TAKEN_OVER)
+
+    @property
+    def max_record_bytes(self) -> int:
+        """The largest record that this run can need: one batch at its full width, and some room."""
+        shape = (self.run.batch_size, *self.run.activation_shape)
+        raw = packed_bytes(shape, self.run.bits)
+        return raw + raw // 64 + 16 * self.run.activation_shape[0] + 8 * self.run.batch_size + 4096
+
+    def detach(self, stream: Stream) -> None:
+        """Forget `stream`; what it applied stays in memory until it reconnects, and is saved."""
+        with self._lock:
+            if stream is self._stream:
+                self._stream = None
+                self.save()
+
+    # -------------------------------------------------------------- records
+
+    def apply(self, record: Record, stream: Stream) -> None:
+        """Apply one record, unless it has been applied before.
+
+        Raises:
+            FencedError: a newer stream has taken over.
+            SessionError: records before this one are missing.
+            CodecError: the activations do not decode; nothing is changed.
+            CheckpointError: the state cannot be saved.
+        """
+        with self._lock:
+            self.check_current(stream)
+            if record.after <= self._applied:
+                self._tell(None, duplicates_ignored=1)
+                return
+            if isinstance(record, Batch):
+                self._train(record)
+            elif isinstance(record, EvaluationPart):
+                self._evaluate(record)
+            else:
+                self._expect(record.after.batches - 1)
+                self._tell(record.after, losses=[math.nan] if isinstance(record, Skip) else [])
+            self._save_if_due(record)
+
+    def _train(self, batch: Batch) -> None:
+        self._expect(batch.seq)
+        with self._turns:
+            started = self._clock()
+            loss = self._back.train(batch.seq, batch.activations, batch.labels)
+            busy_s = self._clock() - started
+        self._tell(batch.after, losses=[loss], busy_s=busy_s, batches_applied=1)
+
+    def _evaluate(self, part: EvaluationPart) -> None:
+        self._expect(part.batches)
+        if part.part == 0:
+            self._correct, self._loss_sum, self._images = 0, 0.0, 0
+        elif part.part != self._applied.parts:
+            raise SessionError(
+                f"the edge sent part {part.part} of an evaluation, "
+                f"the cloud expected part {self._applied.parts}; reconnect to resume there"
+            )
+        with self._turns:
+            correct, loss_sum = self._back.evaluate(part.activations, part.labels)
+        self._correct += correct
+        self._loss_sum += loss_sum
+        self._images += len(part.labels)
+        results = []
+        if part.part + 1 == part.num_parts:
+            result = EvaluationResult(
+                batches=part.batches,
+                correct=self._correct,
+                total=self._images,
+                loss=self._loss_sum / self._images,
+            )
+            results.append(result)
+        self._tell(part.after, results=results)
+
+    def _tell(
+        self,
+        applied: Position | None,
+        losses: Sequence[float] = (),
+        results: Sequence[EvaluationResult] = (),
+        **counts: float,
+    ) -> None:
+        """Let acks see that a record was applied, and what came of it."""
+        with self._news:
+            self._applied = applied or self._applied
+            self._losses += losses
+            self._results += results
+            more = {name: getattr(self._counters, name) + count for name, count in counts.items()}
+            self._counters = replace(self._counters, peak_rss_bytes=self._peak_rss(), **more)
+
+    def _expect(self, batches: int) -> None:
+        if batches != self._applied.batches:
+            raise SessionError(
+                f"the edge stands at batch {batches}, the cloud expected batch {self._applied.batches}; "
+                "reconnect to resume there"
+            )
+
+    # -------------------------------------------------------------- news
+
+    def ack(self, received_bytes: int, losses_from: int, results_from: int) -> Ack:
+        """Return the news for a stream that has told the losses and results before these numbers."""
+        with self._news:
+            first = max(losses_from, self._first_loss)
+            start = first - self._first_loss
+            return Ack(
+                received_bytes=received_bytes,
+                applied=self._applied,
+                durable=self._durable,
+                first_loss=first,
+                losses=tuple(self._losses[start : start + MAX_LOSSES_PER_ACK]),
+                results=tuple(self._results[results_from:]),
+                counters=self._counters,
+            )
+
+    def note(self, losses_from: int, save: bool, stream: Stream) -> None:
+        """Take the edge's note; a save happens once the record under way is done."""
+        with self._lock:
+            self.check_current(stream)
+            self.forget_losses(losses_from)
+            if save and self._applied > self._durable:
+                self._save()
+
+    def forget_losses(self, below: int) -> None:
+        """Drop the losses that the edge has on its disk."""
+        with self._news:
+            drop = min(max(0, below - self._first_loss), len(self._losses))
+            del self._losses[:drop]
+            self._first_loss += drop
+
+    def status(self) -> Status:
+        """Return where the session stands."""
+        with self._news:
+            return Status(
+                applied=self._applied,
+                durable=self._durable,
+                total_batches=self.run.total_batches,
+                finished=self.finished,
+                counters=self._counters,
+                results=tuple(self._results),
+            )
+
+    @property
+    def finished(self) -> bool:
+        """Whether the End record is applied."""
+        return self._applied.batches > self.run.total_batches
+
+    @property
+    def idle_and_finished(self) -> bool:
+        """Whether nothing more will be asked of it, but by an edge that starts again."""
+        return self.finished and self._stream is None
+
+    # -------------------------------------------------------------- saving
+
+    def shut_down(self) -> None:
+        """End the stream with word that the cloud is leaving, and make all that is applied durable."""
+        with self._lock:
+            if self._stream is not None:
+                self._stream.end(CloudError("the cloud is shutting down; it can be resumed once it is back"))
+            self.save()
+
+    def save(self) -> None:
+        """Make all that is applied durable."""
+        with self._lock:
+            if self._applied > self._durable:
+                self._save()
+
+    def _save_if_due(self, record: Record) -> None:
+        epoch_ends = isinstance(record, Batch) and (record.seq + 1) % self.run.batches_per_epoch == 0
+        evaluated = isinstance(record, EvaluationPart) and record.part + 1 == record.num_parts
+        late = self._clock() - self._saved_at >= self._checkpoint_every_s
+        if isinstance(record, End):
+            summary = {**asdict(self._counters), **asdict(self.run)}
+            self._files.finish(self._back.weights(), summary)
+        if epoch_ends or evaluated or late or isinstance(record, End):
+            self._save()
+
+    def _save(self) -> None:
+        numbers = {
+            "applied": list(self._applied),
+            "first_loss": self._first_loss,
+            "results": [asdict(result) for result in self._results],
+            "evaluation": [self._correct, self._loss_sum, self._images],
+            "counters": asdict(self._counters),
+        }
+        tensors = self._back.trainee.state()
+        tensors["losses"] = torch.tensor(self._losses, dtype=torch.float64)
+        self._files.save_state(self._applied.batches, tensors, numbers)
+        self._durable = self._applied
+        self._saved_at = self._clock()
+
+    def _restore(self) -> None:
+        saved = self._files.load_state()
+        if saved is None:
+            return
+        tensors, numbers = saved
+        self._losses = tensors.pop("losses").tolist()
+        self._back.trainee.load_state(tensors)
+        self._applied = self._durable = Position(*numbers["applied"])
+        self._first_loss = numbers["first_loss"]
+        self._results = [EvaluationResult(**result) for result in numbers["results"]]
+        self._correct, self._loss_sum, self._images = numbers["evaluation"]
+        self._counters = Counters(**numbers["counters"])
+        if not self.finished:
+            self._tell(None, resumes=1)
+
+    def _peak_rss(self) -> int:
+        return max(peak_rss_bytes(), self._counters.peak_rss_bytes)
+
+
+def _check_same_run(edge: Run, cloud: Run) -> None:
+    ours, theirs = asdict(cloud), asdict(edge)
+    for name, value in ours.items():
+        if theirs[name] != value:
+            raise SessionError(
+                f"the edge runs with {name} {theirs[name]}, this session was opened with {value}; "
+                "use a new --run-dir for other settings"
+            )

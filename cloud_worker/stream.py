@@ -1,0 +1,168 @@
+"""One open stream: a reader takes chunks, a trainer applies records, the caller's thread sends acks.
+
+A received chunk is acknowledged as soon as it is taken, and taken only while the records that wait to be
+applied stay under a bound: a slow back fills the edge's window, and the edge's outbox after it.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from typing import Protocol
+
+import grpc
+
+from cloud_worker.session import Session
+from common.errors import HeadwaterError, WireError
+from common.wire.convert import record_from_bytes
+from common.wire.messages import Ack, Chunk, Hello, Note, Request
+from common.wire.reassembly import Reassembly
+
+HEARTBEAT_S = 5.0
+MAX_WAITING_BYTES = 32 << 20
+
+
+class Requests(Protocol):
+    """The edge's messages after Hello, parsed."""
+
+    def __next__(self) -> Request:
+        """Return the next one; StopIteration when the edge has closed its side."""
+
+
+class TrainStream:
+    """Serves one session until the edge closes the stream, a newer one takes over, or something fails."""
+
+    def __init__(self, session: Session, hello: Hello) -> None:
+        self._session = session
+        self._changed = threading.Condition()
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._received_bytes = 0
+        self._news = True
+        self._reading = True  # the edge may still send
+        self._training = True  # records may still be applied
+        self._error: HeadwaterError | None = None
+        self._failure: BaseException | None = None  # a bug, not an expected failure
+        self._losses_told = hello.losses_from
+        self._results_told = 0
+
+    def serve(self, requests: Requests) -> Iterator[Ack]:
+        """Yield acks until the stream is over; raises what ended it, if it was an error."""
+        threads = [
+            threading.Thread(target=self._guarded, args=(self._read, requests), daemon=True),
+            threading.Thread(target=self._guarded, args=(self._apply_all,), daemon=True),
+        ]
+        for thread in threads:
+            thread.start()
+        try:
+            while self._wait_for_news():
+                yield self._ack()
+        finally:
+            self._stop()
+            threads[1].join()  # the record under way
+            self._session.detach(self)
+        if self._failure is not None:
+            raise self._failure
+        if self._error is not None:
+            raise self._error
+        yield self._ack()
+
+    def end(self, error: HeadwaterError) -> None:
+        """End the stream with this error, as soon as the record under way is done."""
+        with self._changed:
+            self._error = self._error or error
+            self._reading = self._training = False
+            self._changed.notify_all()
+
+    # -------------------------------------------------------------- the caller's thread
+
+    def _wait_for_news(self) -> bool:
+        """Wait for something to tell; False once the stream is over."""
+        with self._changed:
+            if not self._news and self._training:
+                self._changed.wait(HEARTBEAT_S)
+            self._news = False
+            return self._training
+
+    def _ack(self) -> Ack:
+        ack = self._session.ack(self._received_bytes, self._losses_told, self._results_told)
+        self._losses_told = ack.first_loss + len(ack.losses)
+        self._results_told += len(ack.results)
+        return ack
+
+    def _stop(self) -> None:
+        with self._changed:
+            self._reading = self._training = False
+            self._changed.notify_all()
+
+    # -------------------------------------------------------------- the reader
+
+    def _read(self, requests: Requests) -> None:
+        reassembly = Reassembly(self._session.max_record_bytes)
+        while True:
+            try:
+                request = next(requests)
+            except (StopIteration, grpc.RpcError):  # closed by the edge, or broken off
+                break
+            if isinstance(request, Hello):
+                raise WireError("Hello may come only once, as the first message of a stream")
+            if isinstance(request, Note):
+                self._session.note(request.losses_from, request.save, self)
+                self._tell()
+                continue
+            if not self._take(request, reassembly):
+                return
+        with self._changed:
+            self._reading = False
+            self._changed.notify_all()
+
+    def _take(self, chunk: Chunk, reassembly: Reassembly) -> bool:
+        """Take one chunk once there is room; False when the stream is over."""
+        record = reassembly.add(chunk)
+        with self._changed:
+            if record is not None:
+                # One record always fits, however large it is.
+                while (
+                    self._waiting and self._waiting_bytes + len(record) > MAX_WAITING_BYTES and self._reading
+                ):
+                    self._changed.wait()
+                self._waiting.append(record)
+                self._waiting_bytes += len(record)
+            self._received_bytes += len(chunk.data)
+            self._news = True
+            self._changed.notify_all()
+            return self._reading
+
+    # -------------------------------------------------------------- the trainer
+
+    def _apply_all(self) -> None:
+        while (data := self._next_record()) is not None:
+            self._session.apply(record_from_bytes(data, self._session.run), self)
+            self._tell()
+        self._stop()
+
+    def _next_record(self) -> bytes | None:
+        with self._changed:
+            while not self._waiting and self._reading and self._training:
+                self._changed.wait()
+            if not self._waiting or not self._training:
+                return None
+            data = self._waiting.popleft()
+            self._waiting_bytes -= len(data)
+            self._changed.notify_all()
+            return data
+
+    # -------------------------------------------------------------- both
+
+    def _tell(self) -> None:
+        with self._changed:
+            self._news = True
+            self._changed.notify_all()
+
+    def _guarded(self, work: object, *arguments: object) -> None:
+        try:
+            work(*arguments)  # type: ignore[operator]
+        except HeadwaterError as error:
+            self.end(error)
+        except BaseException as failure:
+            self._failure = failure
+            self._stop()

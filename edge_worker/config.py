@@ -1,0 +1,107 @@
+"""What `edge-worker train` is told: one field, one flag, one default."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from common.codec import WIDTHS
+from common.errors import ConfigError
+from common.flags import flag
+from common.strategies import find_strategy
+from common.units import DURATION, RATE, SIZE
+
+MiB = 1 << 20
+
+# A resumed run may change these; every other setting must stay what it was.
+MAY_CHANGE = frozenset(
+    {
+        "cloud",
+        "data_dir",
+        "link_rate",
+        "link_rate_down",
+        "link_latency",
+        "window",
+        "spool",
+        "checkpoint_every",
+        "eval_every",
+        "log_level",
+        "connect_timeout",
+        "run_dir",
+    }
+)
+
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig:
+    """Settings of one run; each field is a flag."""
+
+    cloud: str = flag("127.0.0.1:50051", "HOST:PORT of the cloud worker")
+    strategy: str = flag("hierarchical", "hierarchical, or full-edge to train the whole network here")
+    model: str = flag("resnet18", "a name from `edge-worker models`")
+    stem: str = flag(
+        "imagenet", "first layers of a ResNet: imagenet (torchvision's) or cifar (3x3, stride 1)"
+    )
+    classifier: str = flag("small", "last layers of a VGG: small, or imagenet (torchvision's)")
+    split: str = flag("layer2", "where the network is cut; `edge-worker models NAME` lists the places")
+    exit: str = flag("light", "the early exit: light (global pooling and a linear layer)")
+    dataset: str = flag("cifar10", "cifar10, imagefolder or synthetic")
+    data_dir: Path = flag(Path("data"), "where the images are, or are downloaded to", type=_FOLDER)
+    image_size: int | None = flag(
+        None, "side of an imagefolder's images in pixels  [default: that of the first]", type=int
+    )
+    train_limit: int | None = flag(None, "train on this many images, balanced over the classes", type=int)
+    test_limit: int | None = flag(None, "evaluate on this many images, balanced over the classes", type=int)
+    epochs: int = flag(10, "passes over the training images", type=int)
+    batch_size: int = flag(128, "images in a batch, 2 or more", type=int)
+    lr: float = flag(0.05, "peak learning rate of SGD; a cosine takes it to 0", type=float)
+    momentum: float = flag(0.9, "momentum of SGD", type=float)
+    weight_decay: float = flag(5e-4, "weight decay of SGD", type=float)
+    warmup: int = flag(100, "batches of linear warm-up, at most half the run", type=int)
+    precision: str = flag("auto", "float32, bfloat16, or auto: bfloat16 where the device computes in it")
+    bits: int = flag(4, "bits of one activation on the wire: 8, 4, 2, or 32 for none lost", type=int)
+    link_rate: float | None = flag(
+        None, "emulate an uplink of this rate, such as 10mbit, or a preset  [default: none]", type=RATE
+    )
+    link_rate_down: float | None = flag(
+        None, "emulate a downlink of this rate  [default: the preset's, or none]", type=RATE
+    )
+    link_latency: float | None = flag(
+        None, "emulate this one-way latency, such as 40ms  [default: the preset's, or 0ms]", type=DURATION
+    )
+    window: int = flag("8MiB", "most bytes sent whose receipt is not yet confirmed", type=SIZE)
+    spool: int = flag("1GiB", "most bytes of records kept until the cloud has them durably", type=SIZE)
+    run_dir: Path = flag(Path("runs/edge"), "where the run lives; the same one again resumes", type=_FOLDER)
+    seed: int = flag(0, "seed of weights, order and augmentation", type=int)
+    device: str = flag("auto", "where the front trains: auto, cpu, cuda or cuda:N")
+    threads: int | None = flag(None, "CPU threads of torch  [default: torch's own choice]", type=int)
+    workers: int = flag(2, "threads that load and augment images", type=int)
+    eval_every: int = flag(0, "epochs between evaluations of the cloud; 0 for the end only", type=int)
+    checkpoint_every: float = flag("60s", "time between saves within an epoch", type=DURATION)
+    connect_timeout: float = flag("30s", "how long the first connection may take", type=DURATION)
+    log_level: str = flag("info", "debug, info, warning or error")
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be; names are checked where they are looked up."""
+        find_strategy(self.strategy)
+        if self.bits not in WIDTHS:
+            raise ConfigError(f"--bits must be one of {', '.join(map(str, WIDTHS))}, got {self.bits}")
+        for name in ("epochs", "workers", "threads", "train_limit", "test_limit", "image_size"):
+            self._at_least(name, 1)
+        for name in ("warmup", "eval_every", "seed", "weight_decay"):
+            self._at_least(name, 0)
+        self._at_least("batch_size", 2)
+        self._at_least("window", 64 << 10)
+        if not 0 < self.lr < float("inf"):
+            raise ConfigError(f"--lr must be above 0, got {self.lr}")
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"--momentum must be in [0, 1), got {self.momentum}")
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise ConfigError(f"--precision must be auto, float32 or bfloat16, got {self.precision!r}")
+
+    def _at_least(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if value is not None and not value >= least:
+            raise ConfigError(f"--{name.replace('_', '-')} must be {least} or more, got {value}")

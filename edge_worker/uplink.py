@@ -1,0 +1,366 @@
+"""The stream to the cloud: sends what the outbox holds, takes what the cloud says, reconnects when it breaks.
+
+One thread runs streams one after the other; gRPC draws the requests of each in a thread of its own. The
+training loop never waits for either.
+"""
+
+import logging
+import queue
+import random
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+
+from common import errors
+from common.errors import CloudError, HeadwaterError, SessionError
+from common.link.interceptors import LinkInterceptor
+from common.wire import convert
+from common.wire.generated import training_pb2 as pb
+from common.wire.generated import training_pb2_grpc as pb_grpc
+from common.wire.messages import PROTOCOL_VERSION, Ack, Chunk, Hello, Note, Position, Welcome
+from common.wire.reassembly import chunks_of
+from edge_worker.config import TrainConfig
+from edge_worker.counters import Counters
+from edge_worker.flow import FlowControl
+from edge_worker.outbox import Outbox
+
+log = logging.getLogger(__name__)
+
+# The cloud says something at least every 5 s; three times that and some slow link's delay is silence.
+SILENCE_S = 30.0
+FIRST_RETRY_S = 0.5
+LAST_RETRY_S = 20.0
+
+# What a status means to the edge; any status that is not here is worth another try.
+FATAL = {
+    grpc.StatusCode.INVALID_ARGUMENT: errors.WireError,
+    grpc.StatusCode.FAILED_PRECONDITION: SessionError,
+    grpc.StatusCode.ABORTED: errors.FencedError,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: errors.CapacityError,
+    grpc.StatusCode.DATA_LOSS: errors.CheckpointError,
+    grpc.StatusCode.NOT_FOUND: errors.NotFoundError,
+    grpc.StatusCode.UNKNOWN: CloudError,
+    grpc.StatusCode.UNIMPLEMENTED: CloudError,
+    grpc.StatusCode.UNAUTHENTICATED: CloudError,
+    grpc.StatusCode.PERMISSION_DENIED: CloudError,
+}
+
+
+class StreamLostError(Exception):
+    """The stream broke in a way that another try may mend."""
+
+
+class Uplink:
+    """Keeps one stream open until the run is over.
+
+    Args:
+        config: the cloud's address and the link.
+        make_hello: returns the Hello for the next stream.
+        outbox: what to send.
+        counters: where bytes and busy times are counted.
+        on_ack: called with each Ack, in order, on the uplink's thread.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        make_hello: Callable[[], Hello],
+        outbox: Outbox,
+        counters: Counters,
+        on_ack: Callable[[Ack], None],
+    ) -> None:
+        self._config = config
+        self._make_hello = make_hello
+        self._outbox = outbox
+        self._counters = counters
+        self._on_ack = on_ack
+        self._changed = outbox.changed
+        self._welcome: Welcome | None = None
+        self._started = False  # the loop has said where it starts; records may be sent
+        self._closing = False
+        self._note: Note | None = None
+        self._asked_at = Position(0)  # where the cloud stood when it was last asked to save
+        self._call: Any = None
+        self._thread = threading.Thread(target=self._run, name="uplink", daemon=True)
+
+    # -------------------------------------------------------------- for the training thread
+
+    def connect(self) -> Welcome:
+        """Open the first stream; return the cloud's Welcome.
+
+        Raises:
+            CloudError: nobody answered within `--connect-timeout`.
+            HeadwaterError: the cloud refused the session.
+        """
+        self._thread.start()
+        with self._changed:
+            while self._welcome is None:
+                self._outbox.check()
+                self._changed.wait()
+            return self._welcome
+
+    def start(self) -> None:
+        """Begin to send what the outbox holds."""
+        with self._changed:
+            self._started = True
+            self._changed.notify_all()
+
+    def note(self, losses_from: int, save: bool = False) -> None:
+        """Tell the cloud which losses it may forget, and whether it should save now."""
+        with self._changed:
+            save = save or (self._note is not None and self._note.save)
+            self._note = Note(losses_from=losses_from, save=save)
+            self._changed.notify_all()
+
+    def close(self, timeout_s: float = 5.0) -> None:
+        """End the stream in order, or after `timeout_s` without."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join(timeout_s)
+        if self._thread.is_alive() and self._call is not None:
+            self._call.cancel()
+            self._thread.join(timeout_s)
+
+    # -------------------------------------------------------------- the uplink's thread
+
+    def _run(self) -> None:
+        try:
+            self._keep_connected()
+        except HeadwaterError as error:
+            self._outbox.fail(error)
+        except BaseException as failure:
+            self._outbox.fail(CloudError(f"the uplink failed: {failure!r}"))
+            raise
+
+    def _keep_connected(self) -> None:
+        deadline = time.monotonic() + self._config.connect_timeout
+        failures = 0
+        while not self._closing:
+            before = self._welcome
+            try:
+                self._run_stream()
+                return
+            except StreamLostError as lost:
+                if self._welcome is not before:
+                    failures = 0
+                pause = min(LAST_RETRY_S, FIRST_RETRY_S * 2**failures) * random.uniform(0.5, 1.0)
+                failures += 1
+                if self._welcome is None:
+                    if time.monotonic() + pause > deadline:
+                        raise self._no_cloud(lost) from lost
+                else:
+                    log.warning("lost the cloud (%s); trying again in %.1f s", lost, pause)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closing, pause)
+
+    def _no_cloud(self, lost: StreamLostError) -> CloudError:
+        return CloudError(
+            f"no cloud answers at {self._config.cloud} within {self._config.connect_timeout:g} s ({lost}); "
+            "start `cloud-worker serve` there, or give its address with --cloud"
+        )
+
+    def _run_stream(self) -> None:
+        """Run one stream to its end; raises StreamLostError where another one should follow."""
+        hello = self._make_hello()
+        stream = _Stream(self._config, self._outbox, self._counters, lambda: self._closing, self._take_note)
+        channel = grpc.insecure_channel(
+            self._config.cloud,
+            options=[("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)],
+        )
+        try:
+            shaped = grpc.intercept_channel(channel, stream.link)
+            self._call = pb_grpc.TrainingStub(shaped).Train(stream.requests(hello))  # type: ignore[no-untyped-call]
+            replies = _Replies(self._call)
+            welcome = replies.next(self._config.connect_timeout)
+            if welcome is None and self._closing:
+                return
+            self._check_welcome(welcome)
+            stream.welcomed.set()
+            while (ack := replies.next(SILENCE_S)) is not None:
+                if not isinstance(ack, Ack):
+                    raise errors.WireError("the cloud may say Welcome only once")
+                stream.acknowledged(ack)
+                self._outbox.confirm(ack.applied, ack.durable)
+                self._on_ack(ack)
+                self._ask_for_room(ack)
+            if not self._closing:
+                raise StreamLostError("the cloud ended the stream")
+        finally:
+            stream.stop()
+            self._call.cancel()
+            channel.close()
+
+    def _check_welcome(self, welcome: Welcome | Ack | None) -> None:
+        if not isinstance(welcome, Welcome):
+            raise errors.WireError("the cloud's first message must be Welcome")
+        if welcome.protocol_version != PROTOCOL_VERSION:
+            raise SessionError(
+                f"this edge speaks protocol {PROTOCOL_VERSION}, the cloud {welcome.protocol_version}; "
+                "install the same headwater on both"
+            )
+        with self._changed:
+            if self._started:
+                self._outbox.rewind(welcome.applied)
+                log.info("connected again; the cloud stands at batch %d", welcome.applied.batches)
+            self._welcome = welcome
+            self._asked_at = Position(0)
+            self._changed.notify_all()
+            # The first Welcome decides from which checkpoint the loop starts; records wait for that.
+            self._changed.wait_for(lambda: self._started or self._closing)
+
+    def _ask_for_room(self, ack: Ack) -> None:
+        """Ask the cloud to save where that would free a good part of the outbox; once for each save."""
+        with self._changed:
+            if self._outbox.wants_save and self._asked_at <= ack.durable:
+                self._asked_at = ack.applied
+                self._note = Note(losses_from=self._make_hello().losses_from, save=True)
+                self._changed.notify_all()
+
+    def _take_note(self) -> Note | None:
+        note, self._note = self._note, None
+        return note
+
+
+class _Stream:
+    """The requests of one stream, and the bytes of it that are in flight."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        outbox: Outbox,
+        counters: Counters,
+        closing: Callable[[], bool],
+        take_note: Callable[[], Note | None],
+    ) -> None:
+        self.welcomed = threading.Event()
+        self.link = LinkInterceptor(
+            config.link_rate,
+            config.link_rate_down,
+            config.link_latency,
+            on_sent=self._on_sent,
+            on_received=lambda _, size, __: counters.add(bytes_down=size),
+        )
+        self._shaped = config.link_rate is not None
+        self._outbox = outbox
+        self._changed = outbox.changed
+        self._counters = counters
+        self._closing = closing
+        self._take_note = take_note
+        self._flow = FlowControl(config.link_rate, config.window)
+        self._stopped = False
+        self._kinds: deque[bool] = deque()  # of the messages handed to the link: is it of an evaluation
+        self._in_flight: deque[tuple[int, bool]] = deque()  # (bytes, is it of an evaluation), unconfirmed
+        self._since = time.monotonic()
+        self._evaluation = False  # whether the record being sent belongs to an evaluation
+
+    def requests(self, hello: Hello) -> Iterator[pb.TrainRequest]:
+        """Yield Hello, then notes and chunks as they come and as the window allows."""
+        self._kinds.append(False)
+        yield convert.request_to_proto(hello)
+        self.welcomed.wait()
+        pieces: deque[Chunk] = deque()
+        while True:
+            with self._changed:
+                message = self._next(pieces)
+                while message is None:
+                    if self._stopped or (self._closing() and not pieces):
+                        return
+                    self._changed.wait()
+                    message = self._next(pieces)
+                if isinstance(message, Chunk):
+                    self._count_in_flight(len(message.data))
+                self._kinds.append(self._evaluation)
+            yield convert.request_to_proto(message)
+
+    def _next(self, pieces: deque[Chunk]) -> Chunk | Note | None:
+        """Return what may be sent now, or None."""
+        if self._stopped:
+            return None
+        if (note := self._take_note()) is not None:
+            return note
+        if not pieces and (parcel := self._outbox.take()) is not None:
+            self._evaluation = parcel.evaluation
+            pieces.extend(chunks_of(parcel.data, self._flow.chunk_bytes))
+        if pieces and self._flow.may_send(len(pieces[0].data)):
+            return pieces.popleft()
+        return None
+
+    def acknowledged(self, ack: Ack) -> None:
+        """Take the cloud's count of received bytes."""
+        with self._changed:
+            now = time.monotonic()
+            self._count_unshaped_busy(now)
+            confirmed = self._flow.acknowledged(ack.received_bytes, now)
+            while confirmed and self._in_flight:
+                size, evaluation = self._in_flight.popleft()
+                if not evaluation:
+                    self._counters.add(delivered_bytes=min(size, confirmed))
+                if size > confirmed:
+                    self._in_flight.appendleft((size - confirmed, evaluation))
+                confirmed -= min(size, confirmed)
+
+    def stop(self) -> None:
+        """Let the request iterator end."""
+        self.welcomed.set()
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def _count_in_flight(self, size: int) -> None:
+        self._count_unshaped_busy(time.monotonic())
+        self._flow.sent(size)
+        self._in_flight.append((size, self._evaluation))
+
+    def _count_unshaped_busy(self, now: float) -> None:
+        """On a link that is not emulated, busy means that bytes are in flight."""
+        if not self._shaped and self._in_flight and not self._in_flight[0][1]:
+            self._counters.add(link_busy_s=now - self._since)
+        self._since = now
+
+    def _on_sent(self, _: Any, wire_bytes: int, busy_s: float) -> None:
+        if self._kinds.popleft():
+            self._counters.add(eval_bytes_up=wire_bytes)
+        else:
+            self._counters.add(bytes_up=wire_bytes, link_busy_s=busy_s)
+
+
+class _Replies:
+    """The replies of a call, with a limit on silence."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        threading.Thread(target=self._pump, name="replies", daemon=True).start()
+
+    def next(self, timeout_s: float) -> Welcome | Ack | None:
+        """Return the next reply, or None when the cloud has ended the stream in order.
+
+        Raises:
+            StreamLostError: the stream broke, or the cloud was silent for `timeout_s`.
+            HeadwaterError: the cloud refused, with a status that another try will not mend.
+        """
+        try:
+            item = self._queue.get(timeout=timeout_s)
+        except queue.Empty:
+            raise StreamLostError(f"the cloud was silent for {timeout_s:g} s") from None
+        if isinstance(item, grpc.RpcError):
+            code, details = item.code(), item.details()  # type: ignore[attr-defined]
+            if code in FATAL:
+                raise FATAL[code](f"the cloud refused: {details}") from item
+            raise StreamLostError(f"{code.name}: {details}") from item
+        if isinstance(item, BaseException):
+            raise item
+        return None if item is None else convert.reply_from_proto(item)
+
+    def _pump(self) -> None:
+        try:
+            for reply in self._call:
+                self._queue.put(reply)
+            self._queue.put(None)
+        except BaseException as error:
+            self._queue.put(error)
