@@ -46,11 +46,11 @@ class _Draw:
         return self.first + (self.second - self.first) * rng.random(count)
 
 
-class _Postpone(TorchDispatchMode):
+class _Postpone(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves it untyped
     """Notes the last random fill of each tensor instead of doing it."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.draws: dict[int, _Draw] = {}
 
     def __torch_dispatch__(
@@ -96,5 +96,6 @@ def construct(make: Callable[[], ModuleT], seed: int, purpose: str) -> ModuleT:
 
 def _fill(flat: Tensor, draw: _Draw, key: int) -> None:
     rng = generator(key)
-    for part in flat.split(_CHUNK):
+    for start in range(0, flat.numel(), _CHUNK):
+        part = flat[start : start + _CHUNK]
         part.copy_(torch.from_numpy(draw.values(rng, part.numel())))
