@@ -51,7 +51,7 @@ class SessionFiles:
         """Return the agreed run and the highest generation served."""
         try:
             saved = json.loads(self._session_file.read_text())
-            run = {k: tuple(v) if isinstance(v, list) else v for k, v in saved["run"].items()}
+            run: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved["run"].items()}
             return Run(**run), int(saved["generation"])
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{self._session_file} is damaged: {error}") from error

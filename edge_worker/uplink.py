@@ -17,6 +17,7 @@ import grpc
 
 from common import errors
 from common.errors import CloudError, HeadwaterError, SessionError
+from common.link.framing import STREAM_OPEN_BYTES
 from common.link.interceptors import LinkInterceptor
 from common.wire import convert
 from common.wire.generated import training_pb2 as pb
@@ -241,7 +242,7 @@ class _Stream:
         self.link = LinkInterceptor(
             config.link_rate,
             config.link_rate_down,
-            config.link_latency,
+            config.link_latency or 0.0,
             on_sent=self._on_sent,
             on_received=lambda _, size, __: counters.add(bytes_down=size),
         )
@@ -260,6 +261,7 @@ class _Stream:
 
     def requests(self, hello: Hello) -> Iterator[pb.TrainRequest]:
         """Yield Hello, then notes and chunks as they come and as the window allows."""
+        self._counters.add(bytes_up=STREAM_OPEN_BYTES)
         self._kinds.append(False)
         yield convert.request_to_proto(hello)
         self.welcomed.wait()
@@ -349,7 +351,7 @@ class _Replies:
         except queue.Empty:
             raise StreamLostError(f"the cloud was silent for {timeout_s:g} s") from None
         if isinstance(item, grpc.RpcError):
-            code, details = item.code(), item.details()  # type: ignore[attr-defined]
+            code, details = item.code(), item.details()
             if code in FATAL:
                 raise FATAL[code](f"the cloud refused: {details}") from item
             raise StreamLostError(f"{code.name}: {details}") from item

@@ -1,0 +1,76 @@
+"""`edge-worker`: the command line of the edge."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from common.flags import Commands, options_of
+from common.logs import set_up_logging
+from edge_worker.config import TrainConfig
+
+
+@click.group(cls=Commands, context_settings={"auto_envvar_prefix": "HEADWATER_EDGE"})
+@click.version_option(package_name="headwater")
+def main() -> None:
+    """Train the front of a network where the data is, and let a cloud train its back at the same time."""
+
+
+@main.command()
+@options_of(TrainConfig)
+def train(config: TrainConfig, given: frozenset[str]) -> None:
+    """Train the front here and stream its activations to the cloud.
+
+    The same --run-dir again resumes an interrupted run with the settings it was started with; a finished one
+    prints its table.
+    """
+    # Imported here, as in the other commands: `--help` need not wait for torch.
+    from edge_worker.display import print_summary
+    from edge_worker.run import train as run
+
+    set_up_logging(config.log_level)
+    outcome = run(config, given)
+    if outcome.summary is None:
+        click.echo(
+            f"stopped after batch {outcome.stopped_after}; "
+            f"go on with: edge-worker train --run-dir {config.run_dir}",
+            err=True,
+        )
+        sys.exit(128 + outcome.signal)
+    print_summary(outcome.summary)
+
+
+@main.command()
+@click.argument("name", required=False)
+@click.option("--stem", default="imagenet", show_default=True, help="imagenet or cifar, for ResNets.")
+@click.option("--classifier", default="small", show_default=True, help="small or imagenet, for VGGs.")
+@click.option("--image-size", default=32, show_default=True, help="Side of the images in pixels.")
+@click.option("--classes", default=10, show_default=True, help="Number of classes.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of tables.")
+def models(
+    name: str | None, stem: str, classifier: str, image_size: int, classes: int, as_json: bool
+) -> None:
+    """List models, or the split points of the model NAME with their sizes."""
+    from edge_worker.models_table import show_models
+
+    show_models(name, stem, classifier, image_size, classes, as_json)
+
+
+@main.command()
+@click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("runs/edge"),
+    show_default=True,
+    help="A finished run.",
+)
+@click.option("--cloud", default=None, help="HOST:PORT of its cloud  [default: the one it trained with]")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file to write."
+)
+def export(run_dir: Path, cloud: str | None, out: Path) -> None:
+    """Write the whole trained network as one safetensors file for plain torchvision."""
+    from edge_worker.export import export_network
+
+    for line in export_network(run_dir, cloud, out):
+        click.echo(line)

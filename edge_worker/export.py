@@ -1,0 +1,111 @@
+"""Front and back together again: one safetensors file that plain torchvision loads."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import grpc
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from common.checkpoint import tensors_to_bytes, write_atomic
+from common.errors import CheckpointError, CloudError, ConfigError, HeadwaterError, WireError
+from common.models.catalogue import ModelSpec, loading_lines
+from common.strategies import find_strategy
+from common.wire.generated import training_pb2 as pb
+from common.wire.generated import training_pb2_grpc as pb_grpc
+from edge_worker.rundir import RunDir
+from edge_worker.uplink import FATAL
+
+EXPORT_TIMEOUT_S = 600.0
+EXIT_PREFIX = "exit."
+
+
+def export_network(path: Path, cloud: str | None, out: Path) -> list[str]:
+    """Write the network of the finished run at `path` to `out`; return what to tell the user.
+
+    Raises:
+        ConfigError: there is no finished run at `path`.
+        CloudError, NotFoundError: the cloud does not answer, or does not have the run's back.
+        CheckpointError: a file is damaged, or `out` cannot be written.
+    """
+    run_dir = RunDir(path)
+    session_id = run_dir.session_id()
+    summary = run_dir.summary()
+    if summary is None:
+        raise ConfigError(f"the run at {path} is not finished; run edge-worker train --run-dir {path} first")
+    weights = _read_weights(run_dir.front_file)
+    weights = {name: tensor for name, tensor in weights.items() if not name.startswith(EXIT_PREFIX)}
+    if find_strategy(summary["strategy"]).uses_cloud:
+        back = _load(_fetch_back(cloud or run_dir.settings()["cloud"], session_id), "the cloud's weights")
+        weights.update(back)
+    metadata = _metadata(summary, out)
+    write_atomic(out, tensors_to_bytes(weights, metadata))
+    return [f"wrote {out} ({len(weights)} tensors); load it with:", "", metadata["load"]]
+
+
+def _metadata(summary: dict[str, Any], out: Path) -> dict[str, str]:
+    """Return what a stranger needs to use the file, as safetensors metadata."""
+    spec = ModelSpec(
+        name=summary["model"],
+        num_classes=len(summary["classes"]),
+        input_shape=tuple(summary["input_shape"]),
+        stem=summary["stem"],
+        classifier=summary["classifier"],
+    )
+    accuracy = summary["cloud_accuracy"]
+    return {
+        "format": "pt",
+        "load": "\n".join(loading_lines(spec, out.name)),
+        "mean": json.dumps(summary["mean"]),
+        "std": json.dumps(summary["std"]),
+        "normalisation": "pixels / 255, then (x - mean) / std for each colour; RGB, [N, 3, H, W]",
+        "input_shape": json.dumps(summary["input_shape"]),
+        "classes": json.dumps(summary["classes"]),
+        "accuracy": json.dumps(summary["edge_accuracy"] if accuracy is None else accuracy),
+        "precision": summary["precision"],
+        "dataset": summary["dataset"],
+    }
+
+
+def _fetch_back(cloud: str, session_id: str) -> bytes:
+    pieces: list[bytes] = []
+    received = 0
+    with grpc.insecure_channel(cloud) as channel:
+        stub = pb_grpc.TrainingStub(channel)  # type: ignore[no-untyped-call]
+        try:
+            for piece in stub.ExportBack(pb.ExportRequest(session_id=session_id), timeout=EXPORT_TIMEOUT_S):
+                pieces.append(piece.data)
+                received += len(piece.data)
+                total = piece.total_bytes
+        except grpc.RpcError as error:
+            raise _explain(error, cloud) from error
+    if not pieces or received != total:
+        raise WireError(f"the cloud announced {total if pieces else 0} bytes of weights and sent {received}")
+    return b"".join(pieces)
+
+
+def _explain(error: grpc.RpcError, cloud: str) -> HeadwaterError:
+    code, details = error.code(), error.details()
+    if code in FATAL:
+        return FATAL[code](f"the cloud at {cloud} refused: {details}")
+    return CloudError(
+        f"no cloud answers at {cloud} ({code.name}: {details}); "
+        "start `cloud-worker serve` there, or give its address with --cloud"
+    )
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        return _load(path.read_bytes(), str(path))
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _load(data: bytes, what: str) -> dict[str, Tensor]:
+    try:
+        tensors: dict[str, Tensor] = load(data)
+    except SafetensorError as error:
+        raise CheckpointError(f"{what} are damaged: {error}") from error
+    return tensors

@@ -1,0 +1,137 @@
+"""The training loop: one screen that reads as the experiment. Bytes, retries and files live elsewhere."""
+
+import threading
+import time
+from dataclasses import dataclass
+
+from common.codec import encode
+from common.data.datasets import Dataset
+from common.data.loader import Batch as ImageBatch
+from common.data.loader import Loader, evaluation_batches
+from common.training import Optimisation
+from common.wire.messages import Batch, End, EvaluationPart, Position
+from edge_worker.checkpoints import EdgeCheckpoints
+from edge_worker.config import TrainConfig
+from edge_worker.counters import Counters, TrainingTime
+from edge_worker.front import Front
+from edge_worker.outbox import Outbox
+from edge_worker.runlog import RunLog
+from edge_worker.uplink import Uplink
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How long the run is.
+
+    Attributes:
+        total_batches: in all epochs.
+        batches_per_epoch: in one.
+    """
+
+    total_batches: int
+    batches_per_epoch: int
+
+
+class TrainingLoop:
+    """Trains the front from one batch to the last, and offers what the cloud needs.
+
+    `uplink` is None where the strategy has no cloud; nothing is encoded or offered then.
+    """
+
+    def __init__(
+        self,
+        *,
+        config: TrainConfig,
+        plan: Plan,
+        dataset: Dataset,
+        front: Front,
+        optimisation: Optimisation,
+        outbox: Outbox,
+        uplink: Uplink | None,
+        log: RunLog,
+        counters: Counters,
+        timing: TrainingTime,
+        checkpoints: EdgeCheckpoints,
+        stop: threading.Event,
+    ) -> None:
+        self._config = config
+        self._plan = plan
+        self._dataset = dataset
+        self._front = front
+        self._optimisation = optimisation
+        self._outbox = outbox
+        self._uplink = uplink
+        self._log = log
+        self._counters = counters
+        self._timing = timing
+        self._checkpoints = checkpoints
+        self._stop = stop
+        self._saved_at = time.monotonic()
+
+    def run(self, start: Position) -> bool:
+        """Train on from `start`; False where the user stopped the run, its state saved."""
+        config = self._config
+        loader = Loader(self._dataset.train, config.batch_size, config.seed, config.workers)
+        batches = loader.batches(start.batches, self._plan.total_batches)
+        try:
+            for batch in batches:
+                self._step(batch)
+                done = batch.seq + 1
+                epoch_ends = done % self._plan.batches_per_epoch == 0
+                if epoch_ends:
+                    self._evaluate(done)
+                if epoch_ends or self._stop.is_set() or self._checkpoint_is_due():
+                    self._save(done)
+                if self._stop.is_set() and done < self._plan.total_batches:
+                    return False
+        finally:
+            batches.close()
+        if self._uplink is not None:
+            self._outbox.offer(End(self._plan.total_batches))
+        return True
+
+    def _step(self, batch: ImageBatch) -> None:
+        started = time.monotonic()
+        self._timing.step(batch.epoch, started)
+        activations, loss = self._front.step(batch)
+        record = None
+        if self._uplink is not None:
+            record = Batch(batch.seq, encode(activations, self._config.bits), tuple(batch.labels.tolist()))
+        now = time.monotonic()
+        self._counters.add(edge_busy_s=now - started)
+        self._log.edge_batch(batch.seq, loss, self._optimisation.lr_at(batch.seq))
+        if record is not None:
+            # Returns at once while the spool has room: the link never holds the edge up.
+            self._outbox.offer(record)
+        else:
+            self._timing.applied(batch.seq + 1, now)
+        self._counters.save(self._timing.value(now), now)
+
+    def _evaluate(self, done: int) -> None:
+        """Evaluate what the edge has; send the activations along where the cloud is to be evaluated too."""
+        epoch, last = done // self._plan.batches_per_epoch, done == self._plan.total_batches
+        every = self._config.eval_every
+        send = self._uplink is not None and (last or (every > 0 and epoch % every == 0))
+        size = self._config.batch_size
+        num_parts = -(-len(self._dataset.test) // size)
+        correct = total = 0
+        for part in evaluation_batches(self._dataset.test, size):
+            activations, right = self._front.evaluate(part)
+            correct, total = correct + right, total + len(part.labels)
+            if send:
+                packed = encode(activations, self._config.bits)
+                labels = tuple(part.labels.tolist())
+                self._outbox.offer(EvaluationPart(done, part.seq, num_parts, packed, labels))
+        self._log.edge_evaluation(done, correct, total)
+
+    def _checkpoint_is_due(self) -> bool:
+        return time.monotonic() - self._saved_at >= self._config.checkpoint_every
+
+    def _save(self, done: int) -> None:
+        # Without a cloud nothing is offered, and the batch alone says where the run stands.
+        position = self._outbox.end if self._uplink is not None else Position(done)
+        state = self._front.trainee.state()
+        self._checkpoints.save(position, self._log.mark(), self._outbox.settled, state)
+        self._saved_at = time.monotonic()
+        if self._uplink is not None:
+            self._uplink.note(self._checkpoints.losses_from)

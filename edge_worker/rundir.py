@@ -1,0 +1,131 @@
+"""The edge's run directory: the settings a run was started with, its checkpoints, what it leaves behind.
+
+RUN_DIR/lock               held while a process trains in RUN_DIR
+RUN_DIR/run.json           settings, session id, generation
+RUN_DIR/checkpoints/       states of the front
+RUN_DIR/metrics.jsonl, counters.json
+RUN_DIR/front.safetensors, summary.json    written when the run is complete
+"""
+
+import json
+import uuid
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from common.checkpoint import write_atomic
+from common.errors import CheckpointError, ConfigError
+from common.units import Rate, parse_rate
+from edge_worker.config import MAY_CHANGE, TrainConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What makes this run known to the cloud.
+
+    Attributes:
+        session_id: a UUID, made once for each run directory.
+        generation: raised durably at every start of the edge.
+    """
+
+    session_id: str
+    generation: int
+
+
+class RunDir:
+    """One run's files on the edge."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._run_file = path / "run.json"
+        self.summary_file = path / "summary.json"
+        self.front_file = path / "front.safetensors"
+        self.metrics_file = path / "metrics.jsonl"
+        self.counters_file = path / "counters.json"
+        self.checkpoints = path / "checkpoints"
+
+    @property
+    def is_new(self) -> bool:
+        """Whether no run was ever started here."""
+        return not self._run_file.exists()
+
+    def settle(self, config: TrainConfig, given: frozenset[str]) -> TrainConfig:
+        """Return the settings to run with: what the user gave now, and else what the run was started with.
+
+        Raises:
+            ConfigError: a setting was given that a resumed run may not change.
+        """
+        if self.is_new:
+            return config
+        saved = self._read()["settings"]
+        was = replace(config, **{name: _from_json(name, saved[name]) for name in saved})
+        for name in sorted(given - MAY_CHANGE):
+            before, now = getattr(was, name), getattr(config, name)
+            if before != now:
+                raise ConfigError(
+                    f"--{name.replace('_', '-')} is {before} in the run at {self.path}, got {now}; "
+                    "leave it out to resume, or start a new run with another --run-dir"
+                )
+        changed = {name: getattr(config, name) for name in given & MAY_CHANGE}
+        return replace(was, **changed, run_dir=config.run_dir)
+
+    def identity(self) -> Identity:
+        """Return who this run is, with its generation raised, durably where the run already exists."""
+        if self.is_new:
+            return Identity(session_id=str(uuid.uuid4()), generation=1)
+        saved = self._read()
+        saved["generation"] += 1
+        write_atomic(self._run_file, _to_json(saved))
+        return Identity(session_id=saved["session_id"], generation=saved["generation"])
+
+    def begin(self, config: TrainConfig, identity: Identity) -> None:
+        """Save what the run was started with; from here on the directory is a run."""
+        if self.is_new:
+            settings = {f.name: _setting_to_json(getattr(config, f.name)) for f in fields(config)}
+            write_atomic(self._run_file, _to_json({**asdict(identity), "settings": settings}))
+
+    def session_id(self) -> str:
+        """Return the id under which the cloud knows the run; raises ConfigError where there is no run."""
+        if self.is_new:
+            raise ConfigError(f"{self.path} holds no run; give --run-dir the one of a finished run")
+        return str(self._read()["session_id"])
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that the run was started with, as JSON has them."""
+        return dict(self._read()["settings"])
+
+    def summary(self) -> dict[str, Any] | None:
+        """Return the summary of a finished run, or None."""
+        if not self.summary_file.exists():
+            return None
+        try:
+            summary: dict[str, Any] = json.loads(self.summary_file.read_text())
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{self.summary_file} is damaged: {error}") from error
+        return summary
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write the summary; from here on the run is finished."""
+        write_atomic(self.summary_file, _to_json(summary))
+
+    def _read(self) -> dict[str, Any]:
+        try:
+            saved: dict[str, Any] = json.loads(self._run_file.read_text())
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{self._run_file} is damaged: {error}") from error
+        return saved
+
+
+def _from_json(name: str, value: Any) -> Any:
+    if name in ("data_dir", "run_dir"):
+        return Path(value)
+    # A preset is saved by its name: it stands for a latency and a rate down, too.
+    return parse_rate(value) if name.startswith("link_rate") and isinstance(value, str) else value
+
+
+def _setting_to_json(value: Any) -> Any:
+    return value.preset.name if isinstance(value, Rate) and value.preset else value
+
+
+def _to_json(values: dict[str, Any]) -> bytes:
+    return json.dumps(values, indent=2, default=str).encode() + b"\n"

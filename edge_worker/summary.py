@@ -1,0 +1,64 @@
+"""summary.json: what a finished run came to, one flat object. What does not apply is null."""
+
+from typing import Any
+
+from common.data.datasets import Dataset
+from common.strategies import find_strategy
+from common.wire.messages import Ack
+from edge_worker.config import TrainConfig
+from edge_worker.counters import Totals
+from edge_worker.loop import Plan
+from edge_worker.runlog import RunLog
+
+
+def make_summary(
+    config: TrainConfig,
+    plan: Plan,
+    dataset: Dataset,
+    precision: str,
+    totals: Totals,
+    runlog: RunLog,
+    ack: Ack | None,
+) -> dict[str, Any]:
+    """Return the summary; `ack` is the cloud's last word, None where there was no cloud."""
+    strategy = find_strategy(config.strategy)
+    cloud = strategy.uses_cloud
+    left_over = len(dataset.train) - (plan.batches_per_epoch - 1) * config.batch_size
+    per_epoch = (plan.batches_per_epoch - 1) * config.batch_size + min(config.batch_size, left_over)
+    wall = totals.train_wall_s
+    rate = config.link_rate if cloud else None
+    return {
+        "strategy": config.strategy,
+        "model": config.model,
+        "stem": config.stem,
+        "classifier": config.classifier,
+        "split": config.split if cloud else None,
+        "exit": config.exit if strategy.exit else None,
+        "dataset": config.dataset,
+        "seed": config.seed,
+        "bits": config.bits if cloud else None,
+        "epochs": config.epochs,
+        "batch_size": config.batch_size,
+        "batches": plan.total_batches,
+        "samples": per_epoch * config.epochs,
+        "edge_accuracy": runlog.edge_accuracy,
+        "cloud_accuracy": runlog.cloud_accuracy(plan.total_batches),
+        "train_wall_s": wall,
+        "edge_busy_s": totals.edge_busy_s,
+        "link_busy_s": totals.link_busy_s if cloud else None,
+        "cloud_busy_s": ack.counters.busy_s if ack is not None else None,
+        "bytes_up": totals.bytes_up,
+        "bytes_down": totals.bytes_down,
+        "eval_bytes_up": totals.eval_bytes_up,
+        "link_rate_bps": rate,
+        "goodput_bps": 8 * totals.delivered_bytes / wall if cloud and wall else None,
+        "link_utilisation": 8 * totals.bytes_up / (rate * wall) if rate and wall else None,
+        "resumes": totals.lives - 1,
+        "edge_peak_rss_bytes": totals.edge_peak_rss_bytes,
+        "cloud_peak_rss_bytes": ack.counters.peak_rss_bytes if ack is not None else None,
+        "precision": precision,
+        "input_shape": list(dataset.image_shape),
+        "classes": list(dataset.classes),
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
+    }

@@ -1,0 +1,65 @@
+"""Saved states: whole or not at all."""
+
+import pytest
+import torch
+
+from common.checkpoint import CheckpointStore, write_atomic
+from common.errors import CheckpointError
+
+TENSORS = {"a": torch.arange(6.0).view(2, 3), "empty": torch.empty(0, dtype=torch.float64)}
+
+
+def test_what_is_saved_comes_back(tmp_path):
+    store = CheckpointStore(tmp_path)
+    store.save(7, TENSORS, {"applied": [7, 0], "text": "a\nb"})
+
+    tensors, numbers = store.load(7)
+
+    assert numbers == {"applied": [7, 0], "text": "a\nb"}
+    assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
+
+
+@pytest.mark.parametrize("offset", [3, 40, 100, 150, -1])
+def test_one_flipped_bit_is_noticed(tmp_path, offset):
+    store = CheckpointStore(tmp_path)
+    store.save(1, TENSORS, {})
+    path = next(tmp_path.glob("*.ckpt"))
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+
+    with pytest.raises(CheckpointError, match=r"000001\.ckpt is damaged"):
+        store.load(1)
+
+
+@pytest.mark.parametrize("length", [0, 10, 88, 120])
+def test_a_file_cut_short_is_noticed(tmp_path, length):
+    store = CheckpointStore(tmp_path)
+    store.save(1, TENSORS, {})
+    path = next(tmp_path.glob("*.ckpt"))
+    path.write_bytes(path.read_bytes()[:length])
+
+    with pytest.raises(CheckpointError, match="is damaged"):
+        store.load(1)
+
+
+def test_only_the_wanted_are_kept(tmp_path):
+    store = CheckpointStore(tmp_path)
+    for number in (1, 5, 9):
+        store.save(number, TENSORS, {})
+
+    store.keep_only({5, 9})
+
+    assert store.numbers() == [5, 9]
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    target = tmp_path / "state"
+    write_atomic(target, b"old")
+    monkeypatch.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+
+    with pytest.raises(CheckpointError, match=r"cannot write .*state: No space left on device; make room"):
+        write_atomic(target, b"new")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+    assert target.read_bytes() == b"old"

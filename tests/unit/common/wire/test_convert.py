@@ -1,0 +1,177 @@
+"""Messages survive the wire; what the protocol does not allow is refused by name."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from common.codec import encode
+from common.errors import WireError
+from common.wire import convert
+from common.wire import messages as m
+from common.wire.generated import training_pb2 as pb
+
+RUN = m.Run(
+    strategy="hierarchical",
+    model="resnet18",
+    stem="imagenet",
+    classifier="small",
+    split="layer2",
+    input_shape=(3, 32, 32),
+    num_classes=10,
+    activation_shape=(4, 5, 5),
+    structure_digest="ab",
+    weights_digest="cd",
+    bits=8,
+    batch_size=6,
+    total_batches=7,
+    seed=3,
+    precision="auto",
+    lr=0.1,
+    momentum=0.9,
+    weight_decay=5e-4,
+    warmup=2,
+    batches_per_epoch=7,
+)
+RESULT = m.EvaluationResult(batches=7, correct=3, total=9, loss=1.25)
+
+
+def batch(seq=0, images=6, bits=8, labels=None):
+    x = torch.randn(images, 4, 5, 5, generator=torch.Generator().manual_seed(seq))
+    return m.Batch(seq, encode(x, bits), tuple(range(images)) if labels is None else labels)
+
+
+def same(a, b):
+    return repr(a) == repr(b)  # NumPy arrays have no single truth value
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        m.Hello(session_id="x", generation=4, run=RUN, losses_from=2),
+        m.Chunk(10, 3, b"abc"),
+        m.Note(losses_from=9, save=True),
+    ],
+)
+def test_request_survives_the_wire(request_):
+    assert convert.request_from_proto(convert.request_to_proto(request_)) == request_
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        m.Welcome(applied=m.Position(3, 1), durable=m.Position(2), max_record_bytes=9, results=(RESULT,)),
+        m.Ack(
+            received_bytes=5,
+            applied=m.Position(4),
+            durable=m.Position(1, 2),
+            first_loss=3,
+            losses=(0.5, 2.0),
+            results=(RESULT,),
+            counters=m.Counters(busy_s=1.5, batches_applied=4, resumes=1),
+        ),
+    ],
+)
+def test_reply_survives_the_wire(reply):
+    assert convert.reply_from_proto(convert.reply_to_proto(reply)) == reply
+
+
+@pytest.mark.parametrize("record", [batch(2), batch(1, bits=4), m.Skip(3), m.End(7)])
+def test_record_survives_the_wire(record):
+    assert same(convert.record_from_bytes(convert.record_to_bytes(record), RUN), record)
+
+
+def test_evaluation_part_survives_the_wire():
+    one = batch()
+    part = m.EvaluationPart(7, 1, 2, one.activations, one.labels)
+
+    assert same(convert.record_from_bytes(convert.record_to_bytes(part), RUN), part)
+
+
+def changed(**activations):
+    """Return a serialised batch whose activations say something else."""
+    proto = pb.Record.FromString(convert.record_to_bytes(batch()))
+    for name, value in activations.items():
+        field = getattr(proto.batch.activations, name)
+        if isinstance(value, list):
+            del field[:]
+            field.extend(value)
+        else:
+            setattr(proto.batch.activations, name, value)
+    return proto.SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"\xff\xff\xff", "does not parse"),
+        (b"", "one of batch, evaluation, skip or end"),
+        (convert.record_to_bytes(m.Skip(7)), "the run has no batch 7"),
+        (convert.record_to_bytes(m.End(8)), "has 7 batches, End says 8"),
+        (convert.record_to_bytes(batch(7)), "the run has no batch 7"),
+        (convert.record_to_bytes(batch(labels=(0, 1))), "6 images need as many labels, got 2"),
+        (convert.record_to_bytes(batch(labels=(0, 1, 2, 3, 4, 10))), "labels must be below 10, got 10"),
+        (convert.record_to_bytes(batch(images=7)), r"shape \[1\.\.6, 4, 5, 5\], got \[7, 4, 5, 5\]"),
+        (changed(shape=[6, 4, 5, 6]), r"got \[6, 4, 5, 6\]"),
+        (changed(shape=[6, 4, 25]), r"got \[6, 4, 25\]"),
+        (changed(shape=[0, 4, 5, 5]), r"got \[0, 4, 5, 5\]"),
+        (changed(bits=32), "at most 8 bits"),
+        (changed(bits=3), "at most 8 bits in this session, got 3"),
+        (changed(codec=0), "codec 0 does not go with 8 bits"),
+        (changed(codec=77), "codec 77 does not go with 8 bits"),
+        (changed(compression=0), "compression must be zstd"),
+        (changed(low=[1.0]), "4 ranges expected, got 1 low and 4 scale"),
+    ],
+)
+def test_record_that_does_not_fit_the_run_is_refused(data, message):
+    with pytest.raises(WireError, match=message):
+        convert.record_from_bytes(data, RUN)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bits": 5}, "bits must be one of"),
+        ({"num_classes": 1}, "num_classes must be 2 or more"),
+        ({"batch_size": 1}, "batch_size must be 2 or more"),
+        ({"total_batches": 0}, "total_batches must be 1 or more"),
+        ({"batches_per_epoch": 0}, "batches_per_epoch must be 1 or more"),
+        ({"lr": float("nan")}, "lr must be above 0"),
+        ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
+        ({"weight_decay": -1.0}, "weight_decay must be 0 or more"),
+        ({"activation_shape": (4, 5)}, "activation_shape must be"),
+        ({"activation_shape": (1 << 12, 1 << 12, 2)}, "activation_shape must be"),
+        ({"input_shape": (3, 0, 5)}, "input_shape must be"),
+    ],
+)
+def test_hello_with_settings_that_cannot_be_is_refused(change, message):
+    hello = m.Hello(session_id="x", generation=1, run=dataclasses.replace(RUN, **change), losses_from=0)
+
+    with pytest.raises(WireError, match=message):
+        convert.request_from_proto(convert.request_to_proto(hello))
+
+
+@pytest.mark.parametrize(
+    ("chunk", "message"),
+    [
+        (pb.Chunk(record_bytes=5, offset=0, data=b""), "1 to 1048576 bytes, got 0"),
+        (pb.Chunk(record_bytes=5, offset=3, data=b"abc"), "does not fit into a record of 5 bytes"),
+        (pb.Chunk(record_bytes=1 << 22, offset=0, data=bytes((1 << 20) + 1)), "got 1048577"),
+    ],
+)
+def test_chunk_out_of_bounds_is_refused(chunk, message):
+    with pytest.raises(WireError, match=message):
+        convert.request_from_proto(pb.TrainRequest(chunk=chunk))
+
+
+def test_empty_messages_are_refused():
+    with pytest.raises(WireError, match="one of hello, chunk or note"):
+        convert.request_from_proto(pb.TrainRequest())
+    with pytest.raises(WireError, match="one of welcome or ack"):
+        convert.reply_from_proto(pb.TrainReply())
+
+
+def test_every_codec_and_compression_has_a_meaning():
+    """A value added to the .proto file must be handled, or this fails."""
+    assert set(pb.Codec.keys()) == {"CODEC_UNSPECIFIED", "CODEC_AFFINE", "CODEC_FLOAT32"}
+    assert set(pb.Compression.keys()) == {"COMPRESSION_UNSPECIFIED", "COMPRESSION_NONE", "COMPRESSION_ZSTD"}
