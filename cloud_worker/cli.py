@@ -22,3 +22,12 @@ def serve(config: ServeConfig, given: frozenset[str]) -> None:
 
     set_up_logging(config.log_level)
     run_server(config)
+
+
+@main.command()
+@click.argument("address", default="127.0.0.1:50051")
+def health(address: str) -> None:
+    """Ask the server at ADDRESS whether it serves; exit code 0 where it does."""
+    from cloud_worker.server import check_health
+
+    click.echo(check_health(address))
