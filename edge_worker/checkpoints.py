@@ -1,8 +1,7 @@
 """The edge's checkpoints, and which of them a run may resume from.
 
 A checkpoint can be resumed from only where the cloud has durably what was sent before it: whatever waited to
-be sent is gone with the process. So two are kept: the newest, and the newest that the cloud has caught up
-with.
+be sent is gone with the process. So the last two are kept, and the newest that the cloud has caught up with.
 """
 
 import logging
@@ -59,6 +58,7 @@ class EdgeCheckpoints:
                 log.warning("%s; it is passed over", error)
                 continue
             self._kept[number] = _from_numbers(numbers)
+        self._durable = max((kept.durable for kept in self._kept.values()), default=BEGINNING)
 
     def newest_up_to(self, durable: Position) -> Checkpoint:
         """Return the newest checkpoint that the cloud has caught up with, or the very beginning.
@@ -66,11 +66,10 @@ class EdgeCheckpoints:
         Raises:
             SessionError: the cloud has less than it had confirmed to have.
         """
-        confirmed = max((kept.durable for kept in self._kept.values()), default=BEGINNING)
-        if not self._alone and durable < confirmed:
+        if not self._alone and durable < self._durable:
             raise SessionError(
                 f"the cloud stands at batch {durable.batches}, but had confirmed to have batch "
-                f"{confirmed.batches} durably; restore its run directory, or start with a new --run-dir"
+                f"{self._durable.batches} durably; restore its run directory, or start with a new --run-dir"
             )
         for number in sorted(self._kept, reverse=True):
             if self._alone or self._kept[number].position <= durable:
@@ -83,15 +82,17 @@ class EdgeCheckpoints:
         numbers = {"position": list(position), "durable": list(durable), "mark": asdict(mark)}
         self._store.save(position.batches, tensors, numbers)
         self._kept[position.batches] = Checkpoint(position=position, mark=mark, durable=durable)
+        self._durable = durable
         caught_up = [n for n, kept in self._kept.items() if self._alone or kept.position <= durable]
-        keep = set(sorted(self._kept)[-2:] if self._alone else [max(self._kept), *sorted(caught_up)[-1:]])
+        keep = {*sorted(self._kept)[-2:], *sorted(caught_up)[-1:]}
         self._kept = {number: kept for number, kept in self._kept.items() if number in keep}
         self._store.keep_only(keep)
 
     @property
     def losses_from(self) -> int:
         """The cloud's losses below this are on disk, whichever checkpoint is resumed from."""
-        return min((kept.mark.losses for kept in self._kept.values()), default=0)
+        marks = [kept.mark.losses for kept in self._kept.values() if kept.position <= self._durable]
+        return min(marks, default=0)
 
 
 def _from_numbers(numbers: dict[str, Any], tensors: dict[str, Tensor] | None = None) -> Checkpoint:

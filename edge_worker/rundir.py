@@ -67,7 +67,7 @@ class RunDir:
                     "leave it out to resume, or start a new run with another --run-dir"
                 )
         changed = {name: getattr(config, name) for name in given & MAY_CHANGE}
-        return replace(was, **changed, run_dir=config.run_dir)
+        return replace(was, **{**changed, "run_dir": config.run_dir})
 
     def identity(self) -> Identity:
         """Return who this run is, with its generation raised, durably where the run already exists."""

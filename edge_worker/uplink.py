@@ -147,6 +147,8 @@ class Uplink:
                 self._run_stream()
                 return
             except StreamLostError as lost:
+                if self._closing:
+                    return
                 if self._welcome is not before:
                     failures = 0
                 pause = min(LAST_RETRY_S, FIRST_RETRY_S * 2**failures) * random.uniform(0.5, 1.0)
