@@ -15,5 +15,5 @@ until grep -q '^listening on ' "$DIR/listening"; do
 done
 
 "$BIN/edge-worker" train --cloud "$(sed -n 's/^listening on //p' "$DIR/listening")" --run-dir "$DIR/edge" \
-  --dataset synthetic --model resnet18 --split layer1 --bits 4 --link-rate 10mbit --link-latency 20ms \
-  --epochs 8 --batch-size 64 --lr 0.05 --warmup 50 --threads 1 --seed "${SEED:-0}"
+  --dataset synthetic --model resnet18 --split layer1.0 --bits 4 --link-rate 10mbit --link-latency 20ms \
+  --epochs 3 --batch-size 64 --lr 0.05 --warmup 50 --threads 1 --seed "${SEED:-0}"

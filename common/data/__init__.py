@@ -1,0 +1,1 @@
+"""Data sets by name, the order of training, augmentation and loading."""
