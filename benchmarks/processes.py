@@ -1,0 +1,99 @@
+"""Real daemons for benchmarks and tests: a cloud, and edges that talk to it over loopback."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+BIN = Path(sys.executable).parent
+LISTENING = "listening on "
+START_S = 120.0
+
+
+def worker_env() -> dict[str, str]:
+    """Return this environment without settings of headwater's."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("HEADWATER_")}
+
+
+@dataclass(frozen=True, slots=True)
+class Cloud:
+    """A running `cloud-worker serve`.
+
+    Attributes:
+        process: the daemon.
+        address: HOST:PORT that it listens on.
+        run_dir: where its sessions are.
+        log: what it wrote to stderr.
+    """
+
+    process: "subprocess.Popen[str]"
+    address: str
+    run_dir: Path
+    log: Path
+
+    def stop(self) -> int:
+        """Send SIGTERM; return the exit code."""
+        self.process.terminate()
+        return self.process.wait(60)
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+        self.process.kill()
+        self.process.wait(60)
+
+    def session_dir(self, session_id: str) -> Path:
+        """Return the directory of one session."""
+        return self.run_dir / session_id
+
+
+def start_cloud(run_dir: Path, *arguments: str, listen: str = "127.0.0.1:0", threads: int = 1) -> Cloud:
+    """Start a cloud and wait until it listens.
+
+    Raises:
+        RuntimeError: it ended instead.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    log = run_dir / "cloud.log"
+    command = [str(BIN / "cloud-worker"), "serve", "--listen", listen, "--run-dir", str(run_dir)]
+    with log.open("a") as stderr:
+        process = subprocess.Popen(
+            [*command, "--threads", str(threads), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env=worker_env(),
+        )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    process.stdout.close()
+    if not line.startswith(LISTENING):
+        raise RuntimeError(f"the cloud did not start, exit code {process.wait(START_S)}: {log.read_text()}")
+    return Cloud(process, line.removeprefix(LISTENING).strip(), run_dir, log)
+
+
+@contextmanager
+def cloud_at(run_dir: Path, *arguments: str, threads: int = 1) -> Iterator[Cloud]:
+    """Run a cloud for the length of a block."""
+    cloud = start_cloud(run_dir, *arguments, threads=threads)
+    try:
+        yield cloud
+    finally:
+        if cloud.process.poll() is None:
+            cloud.stop()
+
+
+def edge_command(cloud: str | None, run_dir: Path, *arguments: str) -> list[str]:
+    """Return the command line of `edge-worker train`."""
+    address = [] if cloud is None else ["--cloud", cloud]
+    return [str(BIN / "edge-worker"), "train", *address, "--run-dir", str(run_dir), *arguments]
+
+
+def run_edge(
+    cloud: str | None, run_dir: Path, *arguments: str, timeout_s: float | None = None
+) -> "subprocess.CompletedProcess[str]":
+    """Run `edge-worker train` to its end; the caller looks at the exit code."""
+    command = edge_command(cloud, run_dir, *arguments)
+    return subprocess.run(command, capture_output=True, text=True, env=worker_env(), timeout=timeout_s)

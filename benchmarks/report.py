@@ -1,0 +1,75 @@
+"""What every benchmark prints: one JSON object a line, with its bar where it has one."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Report:
+    """Prints figures, and appends them to a file where one is named.
+
+    Attributes:
+        out: the file, or None.
+        quick: whether bars are left out, because a minute cannot decide them.
+    """
+
+    out: Path | None
+    quick: bool
+    failed: bool = False
+
+    def figure(
+        self,
+        name: str,
+        case: dict[str, Any],
+        value: float,
+        unit: str,
+        *,
+        at_least: float | None = None,
+        at_most: float | None = None,
+    ) -> None:
+        """Print one figure."""
+        if self.quick:
+            at_least = at_most = None
+        bars = [value >= at_least] if at_least is not None else []
+        bars += [value <= at_most] if at_most is not None else []
+        line = json.dumps(
+            {
+                "name": name,
+                "case": case,
+                "value": round(value, 5),
+                "unit": unit,
+                "at_least": at_least,
+                "at_most": at_most,
+                "holds": all(bars) if bars else None,
+            }
+        )
+        self.failed |= not all(bars)
+        click.echo(line)
+        if self.out is not None:
+            with self.out.open("a") as file:
+                file.write(line + "\n")
+
+
+def benchmark(run: Callable[..., None]) -> click.Command:
+    """Make a command with `--quick` and `--out` of a function that takes a Report and its own options."""
+
+    def command(quick: bool, out: Path | None, **options: Any) -> None:
+        report = Report(out, quick)
+        run(report, **options)
+        if report.failed:
+            raise SystemExit(1)
+
+    command.__doc__ = run.__doc__
+    command.__click_params__ = getattr(run, "__click_params__", [])  # type: ignore[attr-defined]
+    made = click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Append figures here.")(
+        command
+    )
+    made = click.option("--quick", is_flag=True, help="End within a minute; bars are not judged.")(made)
+    return click.command(made)
