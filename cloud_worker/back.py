@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from common.checkpoint import tensors_to_bytes
 from common.codec import Packed, decode
 from common.errors import SessionError
 from common.models.catalogue import ModelSpec, build
@@ -64,9 +63,9 @@ class Back:
         loss = functional.cross_entropy(logits_NK, labels_N, reduction="sum")
         return int((logits_NK.argmax(dim=1) == labels_N).sum()), loss.item()
 
-    def weights(self) -> bytes:
-        """Return the back's weights as a safetensors file with the whole network's own names."""
-        return tensors_to_bytes(self._back.state_dict())
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the back's weights under the whole network's own names."""
+        return dict(self._back.state_dict())
 
     def _load(self, activations: Packed, labels: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         device = self.trainee.device

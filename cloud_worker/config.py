@@ -21,7 +21,9 @@ class ServeConfig:
     )
     device: str = flag("auto", "where the backs train: auto, cpu, cuda or cuda:N")
     threads: int | None = flag(None, "CPU threads of torch  [default: torch's own choice]", type=int)
-    checkpoint_every: float = flag("60s", "time between saves within an epoch", type=DURATION)
+    checkpoint_every: float = flag(
+        60.0, "time between saves within an epoch  [default: 60s]", type=DURATION, show_default=False
+    )
     max_sessions: int = flag(64, "runs held in memory at once", type=int)
     insecure: bool = flag(False, "listen without encryption on an address that is not loopback", is_flag=True)
     log_level: str = flag("info", "debug, info, warning or error")

@@ -15,6 +15,7 @@ import torch
 
 from cloud_worker.back import Back
 from cloud_worker.store import SessionFiles
+from common.checkpoint import tensors_to_bytes
 from common.codec import packed_bytes
 from common.errors import CloudError, FencedError, HeadwaterError, SessionError
 from common.metrics import peak_rss_bytes
@@ -293,7 +294,7 @@ class Session:
         late = self._clock() - self._saved_at >= self._checkpoint_every_s
         if isinstance(record, End):
             summary = {**asdict(self._counters), **asdict(self.run)}
-            self._files.finish(self._back.weights(), summary)
+            self._files.finish(tensors_to_bytes(self._back.state_dict()), summary)
         if epoch_ends or evaluated or late or isinstance(record, End):
             self._save()
 

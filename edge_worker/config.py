@@ -9,7 +9,7 @@ from common.codec import WIDTHS
 from common.errors import ConfigError
 from common.flags import flag
 from common.strategies import find_strategy
-from common.units import DURATION, RATE, SIZE
+from common.units import DURATION, PRESETS_HELP, RATE, SIZE
 
 MiB = 1 << 20
 
@@ -63,7 +63,7 @@ class TrainConfig:
     precision: str = flag("auto", "float32, bfloat16, or auto: bfloat16 where the device computes in it")
     bits: int = flag(4, "bits of one activation on the wire: 8, 4, 2, or 32 for none lost", type=int)
     link_rate: float | None = flag(
-        None, "emulate an uplink of this rate, such as 10mbit, or a preset  [default: none]", type=RATE
+        None, f"emulate an uplink of this rate, such as 10mbit, or a preset ({PRESETS_HELP})", type=RATE
     )
     link_rate_down: float | None = flag(
         None, "emulate a downlink of this rate  [default: the preset's, or none]", type=RATE
@@ -71,16 +71,30 @@ class TrainConfig:
     link_latency: float | None = flag(
         None, "emulate this one-way latency, such as 40ms  [default: the preset's, or 0ms]", type=DURATION
     )
-    window: int = flag("8MiB", "most bytes sent whose receipt is not yet confirmed", type=SIZE)
-    spool: int = flag("1GiB", "most bytes of records kept until the cloud has them durably", type=SIZE)
+    window: int = flag(
+        8 * MiB,
+        "most bytes sent whose receipt is not yet confirmed  [default: 8MiB]",
+        type=SIZE,
+        show_default=False,
+    )
+    spool: int = flag(
+        1024 * MiB,
+        "most bytes of records kept until the cloud has them durably  [default: 1GiB]",
+        type=SIZE,
+        show_default=False,
+    )
     run_dir: Path = flag(Path("runs/edge"), "where the run lives; the same one again resumes", type=_FOLDER)
     seed: int = flag(0, "seed of weights, order and augmentation", type=int)
     device: str = flag("auto", "where the front trains: auto, cpu, cuda or cuda:N")
     threads: int | None = flag(None, "CPU threads of torch  [default: torch's own choice]", type=int)
     workers: int = flag(2, "threads that load and augment images", type=int)
     eval_every: int = flag(0, "epochs between evaluations of the cloud; 0 for the end only", type=int)
-    checkpoint_every: float = flag("60s", "time between saves within an epoch", type=DURATION)
-    connect_timeout: float = flag("30s", "how long the first connection may take", type=DURATION)
+    checkpoint_every: float = flag(
+        60.0, "time between saves within an epoch  [default: 60s]", type=DURATION, show_default=False
+    )
+    connect_timeout: float = flag(
+        30.0, "how long the first connection may take  [default: 30s]", type=DURATION, show_default=False
+    )
     log_level: str = flag("info", "debug, info, warning or error")
 
     def __post_init__(self) -> None:

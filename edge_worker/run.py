@@ -71,12 +71,12 @@ def train(config: TrainConfig, given: frozenset[str]) -> Outcome:
         config = run_dir.settle(config, given)
         if (summary := run_dir.summary()) is not None:
             return Outcome(summary=summary)
-    work = _Work(config, find_strategy(config.strategy))
+    work = Work(config, find_strategy(config.strategy))
     lock_run_dir(config.run_dir)
     return work.run(run_dir)
 
 
-class _Work:
+class Work:
     """Everything that is built before the run directory is touched: wrong settings leave no trace."""
 
     def __init__(self, settings: TrainConfig, strategy: Strategy) -> None:
@@ -245,7 +245,7 @@ class _Link:
 
     def __init__(
         self,
-        work: _Work,
+        work: Work,
         identity: Identity,
         outbox: Outbox,
         counters: Counters,
@@ -323,7 +323,7 @@ class _Stop:
 def _stop_on_signals(outbox: Outbox) -> Iterator[_Stop]:
     """End the run after the batch under way on the first SIGINT or SIGTERM; at once on the second."""
     stop = _Stop()
-    before: dict[int, Any] = {}
+    before: dict[signal.Signals, Any] = {}
 
     def handle(number: int, _: object) -> None:
         stop.number = number
