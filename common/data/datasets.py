@@ -16,7 +16,7 @@ DATASETS: dict[str, Callable[[Path, int | None, int | None, int | None, bool], D
     "imagefolder": open_imagefolder,
     "synthetic": open_synthetic,
 }
-"""Each name's opener, called with data dir, train limit, test limit, image size, and whether train is needed."""
+"""Each name's opener, called with data dir, both limits, image size, and whether train is needed."""
 
 
 def open_dataset(

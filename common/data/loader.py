@@ -5,7 +5,7 @@ stay in memory once.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -57,12 +57,13 @@ class Loader:
         batches_per_epoch(len(image_set), batch_size)  # raises what is wrong now rather than in a thread
         if num_workers < 0 or prefetch < 1:
             raise ConfigError(
-                f"a loader needs 0 or more workers and a prefetch of 1 or more, got {num_workers} and {prefetch}"
+                "a loader needs 0 or more workers and a prefetch of 1 or more, "
+                f"got {num_workers} and {prefetch}"
             )
         self._image_set, self._batch_size, self._seed = image_set, batch_size, seed
         self._num_workers, self._prefetch = num_workers, prefetch
 
-    def batches(self, start_seq: int, stop_seq: int) -> Iterator[Batch]:
+    def batches(self, start_seq: int, stop_seq: int) -> Generator[Batch, None, None]:
         """Yield batches `start_seq` to `stop_seq - 1` in order.
 
         What goes wrong in a thread is raised here, at the batch that it concerns. The threads end with the

@@ -48,14 +48,17 @@ class _Dice:
     def between(self, low: int, high: int, *name: str | int) -> NDArray[np.int16]:
         """Return integers in [low, high], one for each image, as [N, 1, 1]."""
         bits = hash64(derive(0, "synthetic", self._split, *name), self._images)
-        return (low + (bits % np.uint64(high - low + 1)).astype(np.int16))[:, None, None]
+        drawn: NDArray[np.int16] = low + (bits % np.uint64(high - low + 1)).astype(np.int16)
+        return drawn[:, None, None]
 
     def noise(self) -> NDArray[np.int16]:
         """Return one integer in [-128, 127] for each pixel and colour, as [N, 3, H, W]."""
         words = 3 * SIZE * SIZE // 8
         counters = self._images[:, None] * np.uint64(words) + np.arange(words, dtype=np.uint64)
         bits = hash64(derive(0, "synthetic", self._split, "noise"), counters).astype("<u8")
-        return bits.view(np.uint8).reshape(-1, 3, SIZE, SIZE).astype(np.int16) - np.int16(128)
+        octets = bits.view(np.uint8).reshape(-1, 3, SIZE, SIZE)
+        noise: NDArray[np.int16] = octets.astype(np.int16) - np.int16(128)
+        return noise
 
 
 def _mask(
@@ -80,7 +83,7 @@ def draw(split: str, first: int, stop: int, labels: NDArray[np.int64]) -> NDArra
             + dice.between(-2, 2, "slope x", channel) * (x - 16)
         )
 
-    def paint(colour: NDArray[np.int64], mask: NDArray[np.bool_], name: str) -> None:
+    def paint(colour: NDArray[np.integer], mask: NDArray[np.bool_], name: str) -> None:
         for channel in range(3):
             jitter = dice.between(-_TINT, _TINT, name, "tint", channel)
             tint = _COLOURS[colour, channel][:, None, None] + jitter
@@ -120,9 +123,8 @@ def _draw_all(split: str, count: int, limit: int | None) -> ArrayImages:
     """Draw the first images of a split; labels take turns, so that any stretch of ten has each once."""
     labels = np.arange(count, dtype=np.int64) % len(CLASSES)
     if count:
-        balanced_subset(
-            labels, limit, f"synthetic's {split} images"
-        )  # DataError where the limit is too large
+        what = "synthetic training" if split == "train" else "synthetic test"
+        balanced_subset(labels, limit, what)  # DataError where the limit is too large
     labels = labels[: limit if limit is not None else count]
     chunks = [
         draw(split, first, min(first + _CHUNK, len(labels)), labels[first : first + _CHUNK])
