@@ -4,12 +4,14 @@ It knows nothing of gRPC. It counts TCP payload in both directions, keeps when e
 limit the rate, add a delay, fall silent, or cut the connections.
 """
 
+import bisect
 import collections
 import contextlib
+import itertools
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from common.link.shaper import SystemClock, TokenBucket
@@ -45,24 +47,29 @@ class Tally:
         with self._lock:
             return list(self._timeline)
 
-    def rates_bps(self, window_s: float, skip_s: float = 0.0, step_s: float = 0.1) -> list[float]:
-        """Bits per second over every window of `window_s` that lies between the first and the last piece.
 
-        Args:
-            window_s: length of one window in seconds.
-            skip_s: seconds after the first piece that no window touches.
-            step_s: from the start of one window to the next, in seconds.
-        """
-        pieces = self.timeline()
-        if not pieces:
-            return []
-        rates = []
-        start, last = pieces[0][0] + skip_s, pieces[-1][0]
-        while start + window_s <= last:
-            inside = sum(nbytes for at, nbytes in pieces if start <= at < start + window_s)
-            rates.append(8 * inside / window_s)
-            start += step_s
-        return rates
+def rates_bps(
+    pieces: Sequence[tuple[float, int]], window_s: float, skip_s: float = 0.0, step_s: float = 0.1
+) -> list[float]:
+    """Bits per second over every window of `window_s` that lies between the first and the last piece.
+
+    Args:
+        pieces: when each one passed, in seconds, and its size in bytes; in order.
+        window_s: length of one window in seconds.
+        skip_s: seconds after the first piece that no window touches.
+        step_s: from the start of one window to the next, in seconds.
+    """
+    if not pieces:
+        return []
+    times = [at for at, _ in pieces]
+    passed = [0, *itertools.accumulate(nbytes for _, nbytes in pieces)]
+    rates = []
+    start = times[0] + skip_s
+    while start + window_s <= times[-1]:
+        low, high = bisect.bisect_left(times, start), bisect.bisect_left(times, start + window_s)
+        rates.append(8 * (passed[high] - passed[low]) / window_s)
+        start += step_s
+    return rates
 
 
 class Relay:

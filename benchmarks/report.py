@@ -68,8 +68,8 @@ def benchmark(run: Callable[..., None]) -> click.Command:
 
     command.__doc__ = run.__doc__
     command.__click_params__ = getattr(run, "__click_params__", [])  # type: ignore[attr-defined]
-    made = click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Append figures here.")(
-        command
-    )
+    made = click.option(
+        "--out", type=click.Path(path_type=Path, dir_okay=False), help="Append figures here."
+    )(command)
     made = click.option("--quick", is_flag=True, help="End within a minute; bars are not judged.")(made)
     return click.command(made)

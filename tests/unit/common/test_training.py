@@ -1,5 +1,7 @@
 """Optimiser, schedule and state."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -32,7 +34,7 @@ def test_learning_rate_warms_up_and_falls_to_nothing():
 
     assert rates[:4] == pytest.approx([0.025, 0.05, 0.075, 0.1])
     assert rates[4] == pytest.approx(0.1)
-    assert all(a > b for a, b in zip(rates[4:], rates[5:], strict=False))
+    assert all(a > b for a, b in itertools.pairwise(rates[4:]))
     assert rates[-1] < 0.002
 
 

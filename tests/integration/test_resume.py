@@ -1,0 +1,117 @@
+"""Interrupted, killed, resumed: the same bits as if nothing had happened."""
+
+import json
+import shutil
+import signal
+
+import pytest
+
+from benchmarks.processes import cloud_at, run_edge
+from tests.integration.conftest import SMALL_RUN, interrupt, lines_of, start_edge, wait_for
+
+# More epochs than elsewhere, so that there is something to interrupt; a slow link, so that much is under way.
+RUN = [*SMALL_RUN, "--epochs", "4", "--eval-every", "1"]
+BATCHES = 28
+
+
+def outcome(cloud, run_dir):
+    """All that must be the same bits: both weight files, losses, accuracies, counts."""
+    summary = json.loads((run_dir / "summary.json").read_text())
+    session = cloud.session_dir(json.loads((run_dir / "run.json").read_text())["session_id"])
+    counted = json.loads((session / "summary.json").read_text())
+    return {
+        "front": (run_dir / "front.safetensors").read_bytes(),
+        "back": (session / "back.safetensors").read_bytes(),
+        "metrics": sorted((run_dir / "metrics.jsonl").read_text().splitlines()),
+        "applied": counted["batches_applied"],
+        **{name: summary[name] for name in ("edge_accuracy", "cloud_accuracy", "batches", "samples")},
+    }
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory):
+    """What a run comes to that nobody touches."""
+    base = tmp_path_factory.mktemp("untouched")
+    with cloud_at(base / "cloud") as cloud:
+        done = run_edge(cloud.address, base / "edge", *RUN, timeout_s=250)
+        assert done.returncode == 0, done.stderr
+        return outcome(cloud, base / "edge")
+
+
+def test_ctrl_c_says_how_to_go_on_and_the_same_directory_resumes(clouds, tmp_path, untouched):
+    cloud, run_dir = clouds(), tmp_path / "edge"
+    edge = start_edge(cloud.address, run_dir, *RUN)
+    wait_for(lambda: lines_of(run_dir) > 6, "a few batches")
+
+    code, _, err = interrupt(edge, signal.SIGINT)
+
+    assert code == 130
+    assert f"go on with: edge-worker train --run-dir {run_dir}" in err
+    assert "Traceback" not in err
+    # Not a word about the settings: they are the run's.
+    resumed = run_edge(None, run_dir, timeout_s=250)
+    assert resumed.returncode == 0, resumed.stderr
+    assert outcome(cloud, run_dir) == untouched
+    assert json.loads((run_dir / "summary.json").read_text())["resumes"] == 1
+
+
+def test_edge_and_cloud_killed_one_after_the_other_lose_nothing(clouds, tmp_path, untouched):
+    """SIGKILL of the cloud: the edge reconnects by itself. Then of the edge: the same command goes on."""
+    cloud, run_dir = clouds("--checkpoint-every", "1s"), tmp_path / "edge"
+    edge = start_edge(cloud.address, run_dir, *RUN, "--checkpoint-every", "1s")
+    wait_for(lambda: lines_of(run_dir) > 8, "a few batches")
+
+    cloud.kill()
+    cloud = clouds("--checkpoint-every", "1s", listen=cloud.address)
+    wait_for(lambda: lines_of(run_dir) > 20 or edge.poll() is not None, "more batches")
+    edge.kill()
+    edge.communicate()
+    resumed = run_edge(cloud.address, run_dir, *RUN, timeout_s=250)
+
+    assert resumed.returncode == 0, resumed.stderr
+    # A batch that a killed cloud had applied since its last save is applied again: only its last life counts.
+    assert outcome(cloud, run_dir) == untouched
+
+
+def test_sigterm_lets_the_cloud_save_and_the_edge_goes_on_with_its_successor(clouds, tmp_path, untouched):
+    cloud, run_dir = clouds(), tmp_path / "edge"
+    edge = start_edge(cloud.address, run_dir, *RUN)
+    wait_for(lambda: lines_of(run_dir) > 8, "a few batches")
+
+    assert cloud.stop() == 0
+    cloud = clouds(listen=cloud.address)
+    _, err = edge.communicate(timeout=250)
+
+    assert edge.returncode == 0, err
+    assert "lost the cloud" in err
+    assert outcome(cloud, run_dir) == untouched
+
+
+def test_finished_run_prints_its_table_and_contacts_nobody(clouds, tmp_path):
+    cloud, run_dir = clouds(), tmp_path / "edge"
+    first = run_edge(cloud.address, run_dir, *SMALL_RUN, "--epochs", "1", timeout_s=250)
+    cloud.kill()
+
+    again = run_edge(cloud.address, run_dir, timeout_s=60)
+
+    assert again.returncode == 0, again.stderr
+    assert again.stdout == first.stdout
+    assert "accuracy of the whole (cloud)" in again.stdout
+
+
+def test_the_older_of_two_processes_with_one_session_is_ended(clouds, tmp_path):
+    """A copy of the run directory, started elsewhere, is a newer generation: the first one stops for good."""
+    cloud, run_dir = clouds(), tmp_path / "edge"
+    slow = ["--link-rate", "200kbit", "--epochs", "3"]
+    first = start_edge(cloud.address, run_dir, *SMALL_RUN, *slow)
+    wait_for(lambda: lines_of(run_dir) > 4, "a few batches")
+    shutil.copytree(run_dir, tmp_path / "copy")
+
+    second = start_edge(cloud.address, tmp_path / "copy", *SMALL_RUN, *slow)
+    _, err = first.communicate(timeout=120)
+    second.kill()
+    second.communicate()
+
+    assert first.returncode == 1
+    assert "a newer stream of this session has taken over" in err.splitlines()[-1]
+    assert "Traceback" not in err
