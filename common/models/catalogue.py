@@ -156,9 +156,9 @@ def loading_lines(spec: ModelSpec, filename: str) -> tuple[str, ...]:
 def friendly_names(spec: ModelSpec, model: nn.Module) -> dict[str, str]:
     """Return the names people use for the places to cut, each with the module whose output is meant.
 
-    ResNets: `stem`, each block (`layer2.0`) and each layer (`layer2`, the output of its last block). VGGs, as
-    in the paper's tables: `conv3_1` is the first convolution of block 3 with its batch norm and ReLU, `pool3`
-    the pooling that ends the block.
+    ResNets: `stem`, each block (`layer2.0`) and each layer (`layer2`, the output of its last block).
+    VGGs: `conv3_1` is the first convolution of block 3 with its batch norm and ReLU, `pool3` the pooling that
+    ends the block.
     """
     return _vgg_names(model.get_submodule("features")) if spec.is_vgg else _resnet_names(spec, model)
 

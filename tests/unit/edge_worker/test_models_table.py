@@ -1,0 +1,67 @@
+"""`edge-worker models`."""
+
+import json
+
+import pytest
+from click.testing import CliRunner
+
+from common.models.catalogue import ModelSpec, build, model_names
+from edge_worker.cli import main
+
+
+def models(*arguments):
+    return CliRunner().invoke(main, ["models", *arguments])
+
+
+def test_json_has_every_model_with_all_that_a_split_point_costs():
+    document = json.loads(models("--json").stdout)
+
+    assert tuple(document) == model_names()
+    for infos in document.values():
+        for info in infos:
+            assert set(info["bytes_per_image"]) == {"2", "4", "8", "32"}
+            assert all(
+                info[f"{part}_{what}"] >= 0
+                for part in ("front", "exit", "back")
+                for what in ("parameters", "flops")
+            )
+
+
+def test_options_change_the_network_that_is_described():
+    """A CIFAR stem keeps the resolution: sixteen times the bytes at the same place."""
+    (own,), (cifar,) = (
+        [info for info in json.loads(done.stdout)["resnet18"] if info["split"] == "layer2"]
+        for done in (models("resnet18", "--json"), models("resnet18", "--stem", "cifar", "--json"))
+    )
+
+    assert cifar["bytes_per_image"]["8"] == 16 * own["bytes_per_image"]["8"] == 32768
+    assert cifar["activation_shape"] == [128, 16, 16]
+    spec = ModelSpec(name="resnet18", num_classes=10, input_shape=(3, 32, 32), stem="cifar")
+    assert cifar["front_parameters"] + cifar["back_parameters"] == sum(
+        parameter.numel() for parameter in build(spec, 0).parameters()
+    )
+
+
+def test_table_has_a_row_for_each_split_point():
+    done = models("vgg11", "--classes", "20")
+
+    assert done.exit_code == 0
+    rows = [line.split("│")[1].strip() for line in done.stdout.splitlines() if line.startswith("│")]
+    assert rows == [info["split"] for info in json.loads(models("vgg11", "--json").stdout)["vgg11"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["resnet19"], ["resnet19", "resnet18"]),
+        (["vgg16", "--image-size", "8"], ["8", "32"]),
+        (["vgg16", "--stem", "cifar"], ["stem", "cifar"]),
+    ],
+)
+def test_what_cannot_be_is_one_line(arguments, words):
+    done = models(*arguments)
+
+    assert done.exit_code == 1
+    assert done.stderr.startswith("Error: ")
+    assert done.stderr.count("\n") == 1
+    assert all(word in done.stderr for word in words), done.stderr
