@@ -3,7 +3,8 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,3 +98,36 @@ def run_edge(
     """Run `edge-worker train` to its end; the caller looks at the exit code."""
     command = edge_command(cloud, run_dir, *arguments)
     return subprocess.run(command, capture_output=True, text=True, env=worker_env(), timeout=timeout_s)
+
+
+def start_edge(cloud: str | None, run_dir: Path, *arguments: str) -> "subprocess.Popen[str]":
+    """Start `edge-worker train` without waiting for it."""
+    command = edge_command(cloud, run_dir, *arguments)
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=worker_env()
+    )
+
+
+def export(run_dir: Path, out: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    """Run `edge-worker export`; the caller looks at the exit code."""
+    command = [str(BIN / "edge-worker"), "export", "--run-dir", str(run_dir), "--out", str(out), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=worker_env())
+
+
+def wait_for(condition: Callable[[], bool], what: str, timeout_s: float = 120.0) -> None:
+    """Poll until `condition()` holds.
+
+    Raises:
+        TimeoutError: it does not.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {timeout_s:g} s for {what}")
+        time.sleep(0.02)
+
+
+def lines_of(run_dir: Path) -> int:
+    """Return how many lines metrics.jsonl has."""
+    path = run_dir / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0

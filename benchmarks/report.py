@@ -24,6 +24,13 @@ class Report:
     quick: bool
     failed: bool = False
 
+    def has(self, name: str, case: dict[str, Any]) -> bool:
+        """Tell whether the file holds this figure already, from a benchmark that was stopped."""
+        if self.out is None or not self.out.exists():
+            return False
+        told = [json.loads(line) for line in self.out.read_text().splitlines()]
+        return any(each["name"] == name and each["case"] == case for each in told)
+
     def figure(
         self,
         name: str,

@@ -1,13 +1,11 @@
 """What is exported loads in plain torchvision, and is as accurate there as the summary says."""
 
 import json
-import subprocess
 
 import pytest
-import torch
-from safetensors import safe_open
 
-from benchmarks.processes import BIN, run_edge, worker_env
+from benchmarks.processes import export, run_edge
+from benchmarks.roundtrip import load_plain, plain_accuracy
 from common.data.datasets import open_dataset
 from tests.integration.conftest import SMALL_RUN
 
@@ -15,30 +13,12 @@ from tests.integration.conftest import SMALL_RUN
 RUN = [*SMALL_RUN, "--test-limit", "1000", "--train-limit", "640", "--epochs", "1", "--warmup", "5"]
 
 
-def export(run_dir, out, *arguments):
-    """Run `edge-worker export`."""
-    command = [BIN / "edge-worker", "export", "--run-dir", run_dir, "--out", out, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=worker_env(), timeout=120)
-
-
 def accuracy_of(path):
-    """Run the loading lines of the file's own metadata in its folder; classify the test images.
-
-    No code of ours touches the network: the lines name torchvision's classes only.
-    """
-    with safe_open(path, "pt") as file:
-        about = file.metadata()
+    """The accuracy that the file's own loading lines give, which name torchvision's classes only."""
+    _, about = load_plain(path)
     assert len(about["load"].splitlines()) <= 5
     assert "headwater" not in about["load"]
-    names = {}
-    exec(about["load"].replace(path.name, str(path)), names)
-    model = names["model"].eval()
-    test = open_dataset("synthetic", path.parent, need_train=False).test
-    mean, std = (torch.tensor(json.loads(about[name])).view(1, 3, 1, 1) for name in ("mean", "std"))
-    images = torch.from_numpy(test.images(range(len(test)))) / 255
-    with torch.no_grad():
-        guesses = model((images - mean) / std).argmax(dim=1)
-    return (guesses == torch.from_numpy(test.labels)).float().mean().item()
+    return plain_accuracy(path, open_dataset("synthetic", path.parent, need_train=False))
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ import grpc
 import pytest
 import torch
 
-from benchmarks.processes import BIN, run_edge, worker_env
+from benchmarks.processes import BIN, lines_of, run_edge, start_edge, wait_for, worker_env
 from common.wire.generated import training_pb2 as pb
 from common.wire.generated import training_pb2_grpc as pb_grpc
 from edge_worker.cli import main
-from tests.integration.conftest import SMALL_RUN, lines_of, start_edge, wait_for
+from tests.integration.conftest import SMALL_RUN
 
 NOBODY = "127.0.0.1:9"
 

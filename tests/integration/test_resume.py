@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-from benchmarks.processes import cloud_at, run_edge
-from tests.integration.conftest import SMALL_RUN, interrupt, lines_of, start_edge, wait_for
+from benchmarks.processes import cloud_at, lines_of, run_edge, start_edge, wait_for
+from tests.integration.conftest import SMALL_RUN, interrupt
 
 # More epochs than elsewhere, so that there is something to interrupt; a slow link, so that much is under way.
 RUN = [*SMALL_RUN, "--epochs", "4", "--eval-every", "1"]
