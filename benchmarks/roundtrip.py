@@ -87,8 +87,8 @@ def main(report: Report, data_dir: str, train_limit: int) -> None:
         source += " --batch-size 32"
     dataset = open_dataset(name, Path(data_dir), test_limit=test_limit, need_train=False)
     for model, split, bits in cases:
-        options = f"--dataset {name} --train-limit {train_limit} --test-limit {test_limit} --model {model} {CASES[model][0]}"
-        arguments = f"{source} {options} --split {split} --bits {bits}"
+        images = f"--dataset {name} --train-limit {train_limit} --test-limit {test_limit}"
+        arguments = f"{source} {images} --model {model} {CASES[model][0]} --split {split} --bits {bits}"
         case = {"command": f"edge-worker train {arguments}"}
         if report.has("export_difference", case):
             continue
