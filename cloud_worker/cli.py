@@ -28,6 +28,6 @@ def serve(config: ServeConfig, given: frozenset[str]) -> None:
 @click.argument("address", default="127.0.0.1:50051")
 def health(address: str) -> None:
     """Ask the server at ADDRESS whether it serves; exit code 0 where it does."""
-    from cloud_worker.server import check_health
+    from cloud_worker.health import check_health
 
     click.echo(check_health(address))

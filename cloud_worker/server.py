@@ -13,7 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from cloud_worker.config import ServeConfig, split_address
 from cloud_worker.service import ErrorsToStatus, TrainingService
 from cloud_worker.sessions import Sessions
-from common.errors import CloudError, ConfigError
+from common.errors import ConfigError
 from common.rundir import lock_run_dir
 from common.training import resolve_device
 from common.wire.generated import training_pb2_grpc as pb_grpc
@@ -21,7 +21,6 @@ from common.wire.generated import training_pb2_grpc as pb_grpc
 log = logging.getLogger(__name__)
 
 DRAIN_S = 20.0
-HEALTH_TIMEOUT_S = 5.0
 
 
 def serve(config: ServeConfig) -> None:
@@ -71,16 +70,3 @@ def start_server(sessions: Sessions, config: ServeConfig) -> tuple[grpc.Server, 
     for service in ("", "headwater.v1.Training"):
         checks.set(service, health_pb2.HealthCheckResponse.SERVING)
     return server, port
-
-
-def check_health(address: str) -> str:
-    """Ask the standard health service at `address`; raises CloudError where it does not serve."""
-    with grpc.insecure_channel(address) as channel:
-        try:
-            request = health_pb2.HealthCheckRequest(service="headwater.v1.Training")
-            reply = health_pb2_grpc.HealthStub(channel).Check(request, timeout=HEALTH_TIMEOUT_S)
-        except grpc.RpcError as error:
-            raise CloudError(f"no cloud answers at {address} ({error.code().name})") from error
-    if reply.status != health_pb2.HealthCheckResponse.SERVING:
-        raise CloudError(f"the cloud at {address} is not serving")
-    return f"{address} is serving"

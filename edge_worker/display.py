@@ -39,7 +39,7 @@ class Display:
         self._losses: dict[str, float] = {}
         self._accuracies: dict[str, float] = {}
         self._done = {"edge": 0, "cloud": 0}
-        self._started_at = self._told_at = time.monotonic()
+        self._started_at = self._told_at = self._stepped_at = time.monotonic()
         self._first = 0
         self._bytes_at_start = 0
 
@@ -74,6 +74,8 @@ class Display:
                 before = self._losses.get(side, event["loss"])
                 self._losses[side] = 0.9 * before + 0.1 * event["loss"]
             now = time.monotonic()
+            if side == "edge":
+                self._stepped_at = now
             if now - self._told_at >= PLAIN_EVERY_S:
                 self._told_at = now
                 self._say(self._line(now))
@@ -82,7 +84,7 @@ class Display:
         """The edge is done; what is left is the link's and the cloud's."""
         waiting = self._outbox.waiting_bytes
         if waiting:
-            self._say(f"the edge is done; {format_size(waiting)} are still on their way to the cloud")
+            self._say(f"the edge is done; the cloud has yet to apply and save {format_size(waiting)}")
 
     def _say(self, line: str) -> None:
         if self._live is None:
@@ -92,7 +94,7 @@ class Display:
         done, total = self._done["edge"], self._plan.total_batches
         epoch = min(done // self._plan.batches_per_epoch + 1, self._config.epochs)
         elapsed = max(now - self._started_at, 1e-9)
-        rate = (done - self._first) / elapsed
+        rate = (done - self._first) / max(self._stepped_at - self._started_at, 1e-9)
         totals = self._counters.totals()
         used = 8 * (totals.bytes_up - self._bytes_at_start) / elapsed
         slowest = min(self._done.values()) if self._outbox.waiting_bytes else done
@@ -109,7 +111,7 @@ class Display:
             of = f" of {format_rate(self._config.link_rate)}" if self._config.link_rate else ""
             shown["link"] = format_rate(used) + of
             shown["sent"] = format_size(totals.bytes_up)
-            shown["waiting"] = format_size(self._outbox.waiting_bytes)
+            shown["not yet saved"] = format_size(self._outbox.waiting_bytes)
         shown["left"] = format_duration(left) if math.isfinite(left) else "?"
         return shown
 

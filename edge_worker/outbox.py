@@ -128,6 +128,16 @@ class Outbox:
         with self.changed:
             return self.changed.wait_for(self._is_settled, timeout_s)
 
+    def drain(self) -> bool:
+        """Wait until all that was offered is durable; False if the run is being interrupted before.
+
+        Raises:
+            HeadwaterError: the uplink has failed for good, for this reason.
+        """
+        with self.changed:
+            self.changed.wait_for(lambda: self._is_settled() or self._leaving)
+            return self._is_settled()
+
     def _is_settled(self) -> bool:
         self.check()
         return self._settled >= self._end
@@ -139,7 +149,7 @@ class Outbox:
             self.changed.notify_all()
 
     def leave(self) -> None:
-        """Let offers pass without waiting: the run is being interrupted."""
+        """Let offers pass and draining end without waiting: the run is being interrupted."""
         with self.changed:
             self._leaving = True
             self.changed.notify_all()

@@ -37,8 +37,9 @@ from edge_worker.uplink import Uplink
 
 log = logging.getLogger(__name__)
 
-# How long an interrupted run waits for the cloud to catch up, so that little is trained twice.
-FLUSH_S = 10.0
+# How long an interrupted run waits for the cloud to catch up, so that little is trained twice; half of what
+# Docker grants before it kills.
+FLUSH_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,10 +173,11 @@ class Work:
                     stop=stop.event,
                 )
                 finished = loop.run(checkpoint.position)
+                if finished:
+                    display.drain()
+                    finished = outbox.drain()
                 if not finished:
                     return self._interrupted(link, checkpoints, counters, timing, stop.number)
-                display.drain()
-                outbox.wait_settled()
             counters.save(timing.value(time.monotonic()))
             runlog.mark()
             summary = make_summary(
@@ -206,7 +208,9 @@ class Work:
         if link.uplink is not None:
             log.info("stopping: waiting up to %g s for the cloud to save what was sent", FLUSH_S)
             link.flush(checkpoints, FLUSH_S)
-        return Outcome(summary=None, stopped_after=link.outbox.end.batches, signal=number)
+        return Outcome(
+            summary=None, stopped_after=min(link.outbox.end.batches, self.plan.total_batches), signal=number
+        )
 
     def _write_results(self, run_dir: RunDir, summary: dict[str, Any]) -> None:
         write_atomic(run_dir.front_file, tensors_to_bytes(self.front.weights()))

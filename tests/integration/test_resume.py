@@ -28,6 +28,11 @@ def outcome(cloud, run_dir):
     }
 
 
+def edge_batches(run_dir):
+    path = run_dir / "metrics.jsonl"
+    return path.read_text().count('"kind": "edge"') if path.exists() else 0
+
+
 @pytest.fixture(scope="module")
 def untouched(tmp_path_factory):
     """What a run comes to that nobody touches."""
@@ -53,6 +58,22 @@ def test_ctrl_c_says_how_to_go_on_and_the_same_directory_resumes(clouds, tmp_pat
     assert resumed.returncode == 0, resumed.stderr
     assert outcome(cloud, run_dir) == untouched
     assert json.loads((run_dir / "summary.json").read_text())["resumes"] == 1
+
+
+def test_ctrl_c_while_the_link_drains_is_heeded_too(clouds, tmp_path, untouched):
+    """The edge has trained its last batch, and a slow link still carries what it made of them."""
+    cloud, run_dir = clouds(), tmp_path / "edge"
+    edge = start_edge(cloud.address, run_dir, *RUN, "--link-rate", "100kbit", "--window", "64KiB")
+    wait_for(lambda: edge_batches(run_dir) == BATCHES, "the edge's last batch")
+
+    code, _, err = interrupt(edge, signal.SIGINT)
+
+    assert code == 130
+    assert f"stopped after batch {BATCHES}; go on with" in err
+    assert not (run_dir / "summary.json").exists()
+    resumed = run_edge(cloud.address, run_dir, "--link-rate", "1gbit", timeout_s=250)
+    assert resumed.returncode == 0, resumed.stderr
+    assert outcome(cloud, run_dir) == untouched
 
 
 def test_edge_and_cloud_killed_one_after_the_other_lose_nothing(clouds, tmp_path, untouched):
