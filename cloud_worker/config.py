@@ -1,13 +1,13 @@
 """What `cloud-worker serve` is told."""
 
-import ipaddress
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 
+from common.address import is_loopback, split_address
 from common.errors import ConfigError
-from common.flags import flag
+from common.flags import THREADS_HELP, flag
 from common.units import DURATION
 
 
@@ -20,7 +20,7 @@ class ServeConfig:
         Path("runs/cloud"), "where sessions are kept", type=click.Path(path_type=Path, file_okay=False)
     )
     device: str = flag("auto", "where the backs train: auto, cpu, cuda or cuda:N")
-    threads: int | None = flag(None, "CPU threads of torch  [default: torch's own choice]", type=int)
+    threads: int | None = flag(None, THREADS_HELP, type=int)
     checkpoint_every: float = flag(
         60.0, "time between saves within an epoch  [default: 60s]", type=DURATION, show_default=False
     )
@@ -29,32 +29,18 @@ class ServeConfig:
     log_level: str = flag("info", "debug, info, warning or error")
 
     def __post_init__(self) -> None:
-        host, port = split_address(self.listen, "--listen")
-        if port > 65535:
-            raise ConfigError(f"--listen wants a port up to 65535, got {port}")
+        split_address(self.listen, "--listen")
         if self.threads is not None and self.threads < 1:
             raise ConfigError(f"--threads must be 1 or more, got {self.threads}")
         if self.max_sessions < 1:
             raise ConfigError(f"--max-sessions must be 1 or more, got {self.max_sessions}")
-        if not self.insecure and not _is_loopback(host):
+        if not self.insecure and not self.on_loopback:
             raise ConfigError(
                 f"--listen {self.listen} can be reached from other machines, and the labels would travel in "
                 "clear; listen on 127.0.0.1, or add --insecure where the network is trusted"
             )
 
-
-def split_address(address: str, name: str) -> tuple[str, int]:
-    """Return host and port of `HOST:PORT`; raises ConfigError naming the flag `name`."""
-    host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdecimal():
-        raise ConfigError(f"{name} wants HOST:PORT such as 127.0.0.1:50051, got {address!r}")
-    return host.strip("[]"), int(port)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine can reach the server."""
+        return is_loopback(split_address(self.listen, "--listen")[0])

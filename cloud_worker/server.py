@@ -7,15 +7,15 @@ from concurrent import futures
 
 import click
 import grpc
-import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from cloud_worker.config import ServeConfig, split_address
+from cloud_worker.config import ServeConfig
 from cloud_worker.service import ErrorsToStatus, TrainingService
 from cloud_worker.sessions import Sessions
+from common.address import split_address
 from common.errors import ConfigError
 from common.rundir import lock_run_dir
-from common.training import resolve_device
+from common.training import resolve_device, use_threads
 from common.wire.generated import training_pb2_grpc as pb_grpc
 
 log = logging.getLogger(__name__)
@@ -33,14 +33,13 @@ def serve(config: ServeConfig) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     lock_run_dir(config.run_dir)
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
+    threads = use_threads(config.threads, shared=config.on_loopback)
     device = resolve_device(config.device)
     sessions = Sessions(config.run_dir, device, config.checkpoint_every, config.max_sessions)
     server, port = start_server(sessions, config)
     host, _ = split_address(config.listen, "--listen")
     click.echo(f"listening on {f'[{host}]' if ':' in host else host}:{port}")
-    log.info("device %s, sessions in %s", device, config.run_dir)
+    log.info("device %s, threads %d, sessions in %s", device, threads, config.run_dir)
     stop.wait()
     log.info("shutting down: ending streams and saving")
     stopped = server.stop(DRAIN_S)

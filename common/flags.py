@@ -10,6 +10,9 @@ from common.errors import HeadwaterError
 
 T = TypeVar("T")
 
+# Both daemons have this flag, and `common.training.use_threads` keeps what it says.
+THREADS_HELP = "CPU threads of torch  [default: its own choice, or half of it for a cloud on loopback]"
+
 
 def flag(default: Any, help: str, **option: Any) -> Any:
     """Declare a dataclass field that is also a command line flag; `option` goes to `click.option`."""

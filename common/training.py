@@ -5,6 +5,7 @@ around it; a network trained whole is a trainee too.
 """
 
 import math
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -75,6 +76,23 @@ def _cpu_features() -> set[str]:
         return set()
     lines = (line.partition(":") for line in text.splitlines())
     return {flag for key, _, value in lines if key.strip() in ("flags", "Features") for flag in value.split()}
+
+
+def use_threads(threads: int | None, shared: bool) -> int:
+    """Have torch compute with this many threads; return how many.
+
+    Args:
+        threads: as the user wants it, or None. Then it is torch's own choice, and half of it where edge and
+            cloud share a machine: more threads than cores wait for each other at every layer, which was
+            measured to make both tens of times slower.
+        shared: whether they do.
+    """
+    if threads is None:
+        threads = torch.get_num_threads()
+        if shared and "OMP_NUM_THREADS" not in os.environ:
+            threads = max(1, threads // 2)
+    torch.set_num_threads(threads)
+    return threads
 
 
 class Trainee:

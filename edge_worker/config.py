@@ -5,9 +5,9 @@ from pathlib import Path
 
 import click
 
-from common.codec import WIDTHS
+from common.address import is_loopback, split_address
 from common.errors import ConfigError
-from common.flags import flag
+from common.flags import THREADS_HELP, flag
 from common.strategies import find_strategy
 from common.units import DURATION, PRESETS_HELP, RATE, SIZE
 
@@ -86,7 +86,7 @@ class TrainConfig:
     run_dir: Path = flag(Path("runs/edge"), "where the run lives; the same one again resumes", type=_FOLDER)
     seed: int = flag(0, "seed of weights, order and augmentation", type=int)
     device: str = flag("auto", "where the front trains: auto, cpu, cuda or cuda:N")
-    threads: int | None = flag(None, "CPU threads of torch  [default: torch's own choice]", type=int)
+    threads: int | None = flag(None, THREADS_HELP, type=int)
     workers: int = flag(2, "threads that load and augment images", type=int)
     eval_every: int = flag(0, "epochs between evaluations of the cloud; 0 for the end only", type=int)
     checkpoint_every: float = flag(
@@ -98,10 +98,9 @@ class TrainConfig:
     log_level: str = flag("info", "debug, info, warning or error")
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot be; names are checked where they are looked up."""
+        """Refuse settings that cannot be; names and widths are checked where they are looked up."""
         find_strategy(self.strategy)
-        if self.bits not in WIDTHS:
-            raise ConfigError(f"--bits must be one of {', '.join(map(str, WIDTHS))}, got {self.bits}")
+        split_address(self.cloud, "--cloud")
         for name in ("epochs", "workers", "threads", "train_limit", "test_limit", "image_size"):
             self._at_least(name, 1)
         for name in ("warmup", "eval_every", "seed", "weight_decay"):
@@ -114,6 +113,13 @@ class TrainConfig:
             raise ConfigError(f"--momentum must be in [0, 1), got {self.momentum}")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ConfigError(f"--precision must be auto, float32 or bfloat16, got {self.precision!r}")
+
+    @property
+    def shares_machine(self) -> bool:
+        """Whether the cloud computes on this machine, too."""
+        return find_strategy(self.strategy).uses_cloud and is_loopback(
+            split_address(self.cloud, "--cloud")[0]
+        )
 
     def _at_least(self, name: str, least: int) -> None:
         value = getattr(self, name)

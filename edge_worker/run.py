@@ -9,17 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from common.checkpoint import tensors_to_bytes, write_atomic
-from common.codec import packed_bytes
+from common.codec import WIDTHS, packed_bytes
 from common.data.datasets import Dataset, open_dataset
 from common.data.sampler import batches_per_epoch
 from common.errors import ConfigError
 from common.models.catalogue import ModelSpec
 from common.rundir import lock_run_dir
 from common.strategies import Strategy, find_strategy
-from common.training import Optimisation, Trainee, resolve_device, resolve_precision
+from common.training import Optimisation, Trainee, resolve_device, resolve_precision, use_threads
 from common.units import resolve_link
 from common.wire.messages import Ack, Hello, Position, Run, Welcome
 from edge_worker.checkpoints import Checkpoint, EdgeCheckpoints
@@ -81,7 +79,11 @@ class Work:
     """Everything that is built before the run directory is touched: wrong settings leave no trace."""
 
     def __init__(self, settings: TrainConfig, strategy: Strategy) -> None:
-        self.settings = settings
+        if settings.bits not in WIDTHS:
+            raise ConfigError(f"--bits must be one of {', '.join(map(str, WIDTHS))}, got {settings.bits}")
+        # Kept with the run: another number of threads may round otherwise.
+        threads = use_threads(settings.threads, settings.shares_machine)
+        self.settings = settings = replace(settings, threads=threads)
         link = resolve_link(settings.link_rate, settings.link_rate_down, settings.link_latency)
         self.config = config = replace(
             settings,
@@ -90,8 +92,6 @@ class Work:
             link_latency=link.latency_s,
         )
         self.strategy = strategy
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
         device = resolve_device(config.device)
         self.dataset: Dataset = open_dataset(
             config.dataset,
@@ -138,6 +138,7 @@ class Work:
 
     def run(self, run_dir: RunDir) -> Outcome:
         """Train to the end, or until a signal comes."""
+        log.info("device %s, threads %d, %s", self.front.trainee.device, self.config.threads, self.precision)
         identity = run_dir.identity()
         checkpoints = EdgeCheckpoints(run_dir.checkpoints, alone=not self.strategy.uses_cloud)
         counters = Counters(run_dir.counters_file, time.monotonic)

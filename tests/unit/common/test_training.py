@@ -8,7 +8,7 @@ from torch import nn
 
 from common.checkpoint import state_digest
 from common.errors import CheckpointError, ConfigError
-from common.training import Optimisation, Trainee, resolve_device
+from common.training import Optimisation, Trainee, resolve_device, use_threads
 
 OPTIMISATION = Optimisation(lr=0.1, momentum=0.9, weight_decay=1e-4, warmup=4, total_batches=20)
 
@@ -71,3 +71,17 @@ def test_state_of_another_network_is_refused():
 def test_unknown_device_is_refused_in_one_line():
     with pytest.raises(ConfigError, match="--device 'tpu' cannot be used here"):
         resolve_device("tpu")
+
+
+@pytest.mark.parametrize(
+    ("threads", "shared", "expected"), [(None, False, 6), (None, True, 3), (5, True, 5), (5, False, 5)]
+)
+def test_edge_and_cloud_on_one_machine_take_half_of_its_cores_each(monkeypatch, threads, shared, expected):
+    """More threads than cores wait for each other at every layer."""
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    before = torch.get_num_threads()
+    torch.set_num_threads(6)
+    try:
+        assert use_threads(threads, shared) == torch.get_num_threads() == expected
+    finally:
+        torch.set_num_threads(before)

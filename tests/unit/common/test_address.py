@@ -1,0 +1,37 @@
+import pytest
+
+from common.address import is_loopback, split_address
+from common.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("address", "host", "port"),
+    [
+        ("127.0.0.1:50051", "127.0.0.1", 50051),
+        ("[::1]:0", "::1", 0),
+        ("server.example:1", "server.example", 1),
+    ],
+)
+def test_host_and_port_are_told_apart(address, host, port):
+    assert split_address(address, "--cloud") == (host, port)
+
+
+@pytest.mark.parametrize("address", ["localhost", ":50051", "host:", "host:http", "host:65536", ""])
+def test_what_is_no_address_is_refused_by_its_flag(address):
+    with pytest.raises(ConfigError, match=rf"^--cloud wants HOST:PORT such as .*, got '{address}'$"):
+        split_address(address, "--cloud")
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("localhost", True),
+        ("127.8.8.8", True),
+        ("::1", True),
+        ("0.0.0.0", False),
+        ("10.0.0.1", False),
+        ("x", False),
+    ],
+)
+def test_loopback_is_what_only_this_machine_reaches(host, expected):
+    assert is_loopback(host) is expected
