@@ -30,11 +30,7 @@ class Display:
         self._counters = counters
         self._outbox = outbox
         self._console = Console(stderr=True)
-        self._live = (
-            Live(console=self._console, get_renderable=self._panel, refresh_per_second=4, transient=True)
-            if self._console.is_terminal
-            else None
-        )
+        self._live: Live | None = None
         self._lock = threading.Lock()
         self._losses: dict[str, float] = {}
         self._accuracies: dict[str, float] = {}
@@ -44,7 +40,10 @@ class Display:
         self._bytes_at_start = 0
 
     def __enter__(self) -> "Display":
-        if self._live is not None:
+        if self._console.is_terminal:
+            self._live = Live(
+                console=self._console, get_renderable=self._panel, refresh_per_second=4, transient=True
+            )
             self._live.start()
         return self
 

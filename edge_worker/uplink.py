@@ -183,6 +183,8 @@ class Uplink:
             if welcome is None and self._closing:
                 return
             self._check_welcome(welcome)
+            if not self._started:
+                return  # the run failed to start; nobody listens
             stream.welcomed.set()
             while (ack := replies.next(SILENCE_S)) is not None:
                 if not isinstance(ack, Ack):
