@@ -27,7 +27,7 @@ from common.units import RATE
 from common.wire import convert
 from common.wire.generated import training_pb2 as pb
 from common.wire.generated import training_pb2_grpc as pb_grpc
-from common.wire.messages import Ack, Batch, Chunk, Hello, Position, Run, Welcome
+from common.wire.messages import MAX_CHUNK_BYTES, Ack, Batch, Chunk, Hello, Position, Run, Welcome
 from common.wire.reassembly import Reassembly, chunks_of
 
 IMAGES, SHAPE = 64, (64, 32, 32)
@@ -158,7 +158,7 @@ def sink(listen: str, reply_bytes: int | None) -> None:
 def send(to: str, rate: float, shape: bool, seconds: float) -> None:
     """Send the same messages whatever --shape says; print how long it took, until the last reply."""
     record = convert.record_to_bytes(recorded_batch())
-    chunks = list(chunks_of(record, int(rate / 8 * CHUNK_S)))[:-1]  # all of one size
+    chunks = chunks_of(record, min(MAX_CHUNK_BYTES, int(rate / 8 * CHUNK_S)))
     messages = [convert.request_to_proto(chunk) for chunk in chunks]
     messages = [messages[number % len(messages)] for number in range(int(seconds / CHUNK_S))]
     credit = threading.Semaphore(WINDOW_CHUNKS)
