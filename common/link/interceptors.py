@@ -22,8 +22,9 @@ from common.link.shaper import Clock, DelayLine, SystemClock, TokenBucket
 Observer = Callable[[Any, int, float], None]
 
 # A draw that takes longer found the link with nothing to carry: the transmission starts after it. A shorter
-# one is the sender's own delay, which the bucket makes up for. A ready message takes some 50 us to draw.
-IDLE_S = 0.002
+# one is the sender's own delay, which the bucket makes up for. A ready message takes some 50 us to draw, and
+# some milliseconds where the machine is busy.
+IDLE_S = 0.01
 # The most that one direction of one call holds between its link and its taker. Only a caller that leaves its
 # replies lying, or a long fat link, ever gets there; then the link waits.
 HELD_BYTES = 64 * 1024 * 1024
