@@ -1,0 +1,156 @@
+"""What the tests of the cloud share: a small run, records for it, and stand-ins for network and stream."""
+
+import dataclasses
+import threading
+from pathlib import Path
+
+import torch
+
+from cloud_worker.back import Back
+from cloud_worker.session import Session
+from cloud_worker.store import SessionFiles
+from common.codec import encode
+from common.models.catalogue import ModelSpec
+from common.strategies import find_strategy
+from common.wire.messages import Batch, EvaluationPart, Hello, Position, Run
+from edge_worker.network import build_network
+
+SESSION = "00000000-0000-4000-8000-000000000000"
+RUN = Run(
+    strategy="hierarchical",
+    model="resnet18",
+    stem="imagenet",
+    classifier="small",
+    split="layer4",
+    input_shape=(3, 32, 32),
+    num_classes=10,
+    activation_shape=(2, 1, 1),
+    structure_digest="ab",
+    weights_digest="cd",
+    bits=8,
+    batch_size=4,
+    total_batches=6,
+    seed=0,
+    precision="float32",
+    lr=0.1,
+    momentum=0.9,
+    weight_decay=0.0,
+    warmup=0,
+    batches_per_epoch=3,
+)
+PACKED = encode(torch.zeros(4, *RUN.activation_shape), RUN.bits)
+
+
+class CountingBack:
+    """Stands in for a network: remembers which batches it learnt; its weights are their sum and number."""
+
+    def __init__(self, *_):
+        self.learnt = []
+        self.trainee = self
+
+    def train(self, seq, activations, labels):
+        """Learn; the loss is the number of the batch."""
+        self.learnt.append((seq, labels))
+        return float(seq)
+
+    def evaluate(self, activations, labels):
+        """Images labelled 1 are right; each has a cross entropy of 0.5."""
+        return labels.count(1), 0.5 * len(labels)
+
+    def state(self):
+        """What a checkpoint holds."""
+        return {"weight": torch.tensor([float(sum(seq for seq, _ in self.learnt)), float(len(self.learnt))])}
+
+    def load_state(self, tensors):
+        """The batches themselves are forgotten, their sum and number are restored."""
+        self.restored = tensors["weight"].tolist()
+
+    def state_dict(self):
+        """What is exported."""
+        return {"back.weight": torch.zeros(1)}
+
+
+class FakeStream:
+    """Remembers why it was ended."""
+
+    error = None
+
+    def end(self, error):
+        """As the session's protocol wants it."""
+        self.error = error
+
+
+def open_session(run_dir: Path, back=None, clock=lambda: 0.0, run=RUN):
+    """Open the session on the files in `run_dir`, as often as wanted: as a cloud does after a restart."""
+    files = SessionFiles(run_dir, SESSION)
+    if not files.exists():
+        files.write(run, 0)
+    return Session(files, run, back or CountingBack(), threading.Lock(), clock, checkpoint_every_s=60.0)
+
+
+def hello(generation=1, losses_from=0, run=RUN, session_id=SESSION, **changes):
+    run = dataclasses.replace(run, **changes)
+    return Hello(session_id=session_id, generation=generation, run=run, losses_from=losses_from)
+
+
+def attached(session, generation=1):
+    """Return a new stream that serves `session`."""
+    stream = FakeStream()
+    session.attach(hello(generation, run=session.run), stream)
+    return stream
+
+
+def apply(session, stream, *records):
+    for record in records:
+        session.apply(record, stream)
+
+
+def batch(seq, labels=(0, 1, 2, 3)):
+    return Batch(seq, PACKED, labels)
+
+
+def batches(*seqs):
+    return [batch(seq) for seq in seqs]
+
+
+def part(number, batches=3, num_parts=2, labels=(1, 1, 0, 1)):
+    return EvaluationPart(batches, number, num_parts, PACKED, labels)
+
+
+def position(session):
+    """Return what is applied and what of it is durable."""
+    status = session.status()
+    return status.applied, status.durable
+
+
+def durable(session) -> Position:
+    return session.status().durable
+
+
+# -------------------------------------------------------------------- with a real network
+
+
+def real_run(model: str, split: str) -> Run:
+    """Return a run of 6 batches that a real `Back` agrees to."""
+    spec = ModelSpec(name=model, num_classes=RUN.num_classes, input_shape=(3, 32, 32))
+    network = build_network(spec, find_strategy("hierarchical"), split, "light", RUN.seed)
+    return dataclasses.replace(
+        RUN,
+        model=model,
+        split=split,
+        activation_shape=network.activation_shape,
+        structure_digest=network.structure_digest,
+        weights_digest=network.weights_digest,
+    )
+
+
+def real_back(run: Run) -> Back:
+    return Back(run, torch.device("cpu"))
+
+
+def real_batch(run: Run, seq: int) -> Batch:
+    """Return a batch of 4 whose content is a function of `seq`."""
+    rng = torch.Generator().manual_seed(seq)
+    x_NCHW = torch.rand(4, *run.activation_shape, generator=rng)
+    labels = torch.randint(run.num_classes, (4,), generator=rng)
+    return Batch(seq, encode(x_NCHW, run.bits), tuple(labels.tolist()))

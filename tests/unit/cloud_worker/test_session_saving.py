@@ -1,0 +1,110 @@
+"""When a session makes its state durable."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from common.wire.messages import End, EvaluationResult, Position, Skip
+from tests.unit.cloud_worker.fakes import (
+    apply,
+    attached,
+    batch,
+    batches,
+    durable,
+    open_session,
+    part,
+    position,
+)
+
+
+@pytest.fixture
+def now():
+    return SimpleNamespace(s=1000.0)
+
+
+@pytest.fixture
+def session(tmp_path, now):
+    """Save every 60 s of the clock, which stands still unless a test turns it."""
+    return open_session(tmp_path, clock=lambda: now.s)
+
+
+@pytest.fixture
+def stream(session):
+    return attached(session)
+
+
+def test_state_is_saved_at_the_end_of_an_epoch_and_of_an_evaluation(session, stream):
+    saved = []
+
+    for record in (*batches(0, 1, 2), part(0), part(1), batch(3)):
+        session.apply(record, stream)
+        saved.append(durable(session))
+
+    assert saved == [*2 * [Position(0)], *2 * [Position(3)], *2 * [Position(3, 2)]]
+
+
+def test_state_is_saved_when_the_time_has_come(session, stream, now):
+    apply(session, stream, batch(0))
+    now.s += 59.9
+    apply(session, stream, batch(1))
+    assert durable(session) == Position(0)
+
+    now.s += 0.1
+    apply(session, stream, Skip(2))
+
+    assert durable(session) == Position(3)
+
+
+def test_time_counts_from_the_last_save(session, stream, now):
+    now.s += 50
+    apply(session, stream, *batches(0, 1, 2))  # the epoch's end saves
+    now.s += 50
+    apply(session, stream, batch(3))
+    assert durable(session) == Position(3)
+
+    now.s += 10
+    apply(session, stream, batch(4))
+
+    assert durable(session) == Position(5)
+
+
+def test_state_is_saved_when_the_edge_asks(session, stream):
+    apply(session, stream, batch(0))
+    session.note(losses_from=0, save=False, stream=stream)
+    assert durable(session) == Position(0)
+
+    session.note(losses_from=0, save=True, stream=stream)
+
+    assert durable(session) == Position(1)
+
+
+def test_state_is_saved_with_the_end(session, stream):
+    apply(session, stream, *batches(0, 1, 2, 3, 4, 5), End(6))
+
+    assert position(session) == (Position(7), Position(7))
+
+
+def test_a_stream_that_ends_leaves_its_state_on_the_disk(session, stream, tmp_path):
+    apply(session, stream, batch(0))
+
+    session.detach(stream)
+
+    assert position(open_session(tmp_path)) == (Position(1), Position(1))
+
+
+def test_what_is_not_durable_is_gone_after_a_restart(session, stream, tmp_path):
+    """Nothing but the last save counts: weights and position can never come apart."""
+    apply(session, stream, *batches(0, 1, 2, 3))
+
+    assert position(open_session(tmp_path)) == (Position(3), Position(3))
+
+
+def test_an_evaluation_goes_on_after_a_restart_in_its_midst(session, stream, tmp_path):
+    """The sums so far are saved with the position, so no part has to come again."""
+    apply(session, stream, *batches(0, 1, 2), part(0))
+    session.save()
+
+    again = open_session(tmp_path)
+    apply(again, attached(again, generation=2), part(1, labels=(0, 0)))
+
+    assert again.status().results == (EvaluationResult(batches=3, correct=3, total=6, loss=0.5),)
