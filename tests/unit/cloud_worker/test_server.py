@@ -1,0 +1,186 @@
+"""The server's door: who is let in, and what those are told who are not. A real server in this process."""
+
+import dataclasses
+
+import grpc
+import pytest
+
+from cloud_worker.config import ServeConfig
+from cloud_worker.health import check_health
+from cloud_worker.server import start_server
+from common.errors import ConfigError, ModelError
+from common.wire.generated import training_pb2 as pb
+from common.wire.messages import PROTOCOL_VERSION, Chunk, End, Note, Position
+from tests.unit.cloud_worker.edges import cloud_in_process, refused, welcomed
+from tests.unit.cloud_worker.fakes import RUN, SESSION, CountingBack, batches, hello
+
+Code = grpc.StatusCode
+OTHER = "11111111-1111-4111-8111-111111111111"
+THIRD = "22222222-2222-4222-8222-222222222222"
+
+
+@pytest.fixture
+def cloud(tmp_path, monkeypatch):
+    """A cloud with room for two sessions; its networks only count."""
+    monkeypatch.setattr("cloud_worker.sessions.Back", CountingBack)
+    with cloud_in_process(tmp_path, max_sessions=2) as cloud:
+        yield cloud
+
+
+def finish(cloud, session_id):
+    """Take one session to its end."""
+    edge = welcomed(cloud, session_id=session_id)
+    edge.send_records(*batches(0, 1, 2, 3, 4, 5), End(6))
+    edge.close()
+    assert edge.acks()[-1].durable == Position(7)
+
+
+# -------------------------------------------------------------------- Hello
+
+
+def test_hello_is_welcomed_with_where_to_go_on(cloud):
+    edge = cloud.edge(hello())
+
+    welcome = edge.reply()
+
+    assert (welcome.applied, welcome.durable, welcome.results) == (Position(0), Position(0), ())
+    assert welcome.protocol_version == PROTOCOL_VERSION
+
+
+@pytest.mark.parametrize(
+    "first", [Note(losses_from=0, save=True), Chunk(record_bytes=3, offset=0, data=b"abc")]
+)
+def test_a_stream_that_does_not_begin_with_hello_is_refused(cloud, first):
+    with refused(Code.INVALID_ARGUMENT, "^the first message of a stream must be Hello$"):
+        cloud.edge(first).reply()
+
+
+def test_a_stream_without_any_message_is_refused(cloud):
+    edge = cloud.edge()
+    edge.close()
+
+    with refused(Code.INVALID_ARGUMENT, "^the first message of a stream must be Hello$"):
+        edge.reply()
+
+
+def test_another_protocol_version_is_refused_with_both_numbers(cloud, tmp_path):
+    with refused(
+        Code.FAILED_PRECONDITION, f"the edge speaks protocol 77, this cloud {PROTOCOL_VERSION}; install"
+    ):
+        cloud.edge(dataclasses.replace(hello(), protocol_version=77)).reply()
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_session_id_that_is_a_path_is_refused(cloud, tmp_path):
+    with refused(Code.INVALID_ARGUMENT, r"a session id must be a lower-case UUID, got 'a/\.\./b'"):
+        cloud.edge(hello(session_id="a/../b")).reply()
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_settings_that_cannot_be_are_refused(cloud, tmp_path):
+    with refused(Code.INVALID_ARGUMENT, "batch_size must be 2 or more, got 1"):
+        cloud.edge(hello(batch_size=1)).reply()
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_an_error_says_in_several_lines_is_told_in_one(cloud, monkeypatch):
+    def back(*_):
+        raise ModelError("no such network:\n\tlayer 1,\n\tlayer 2")
+
+    monkeypatch.setattr("cloud_worker.sessions.Back", back)
+
+    with refused(Code.INVALID_ARGUMENT, "^no such network: layer 1, layer 2$"):
+        cloud.edge(hello()).reply()
+
+
+def test_a_network_that_this_cloud_builds_otherwise_is_refused_with_both_digests(tmp_path):
+    """The one test here with a real network."""
+    with (
+        cloud_in_process(tmp_path) as cloud,
+        refused(
+            Code.FAILED_PRECONDITION, r"the edge has structure digest ab, the cloud [0-9a-f]{64}: install"
+        ),
+    ):
+        cloud.edge(
+            hello(model="vgg11", split="pool5", activation_shape=(512, 1, 1), structure_digest="ab")
+        ).reply()
+
+
+# -------------------------------------------------------------------- room
+
+
+def test_one_session_too_many_is_refused_and_the_others_go_on(cloud):
+    first = welcomed(cloud, session_id=SESSION)
+    welcomed(cloud, session_id=OTHER)
+
+    with refused(Code.RESOURCE_EXHAUSTED, "already serves 2 sessions, which is its limit; try again later"):
+        cloud.edge(hello(session_id=THIRD)).reply()
+
+    first.send_records(*batches(0))
+    assert first.until(Position(1)).counters.batches_applied == 1
+
+
+def test_a_finished_session_makes_room(cloud):
+    welcomed(cloud, session_id=SESSION)
+    finish(cloud, OTHER)
+
+    welcomed(cloud, session_id=THIRD)
+
+
+# -------------------------------------------------------------------- beside the stream
+
+
+def test_status_tells_where_a_session_stands(cloud):
+    edge = welcomed(cloud)
+    edge.send_records(*batches(0, 1, 2, 3))
+    edge.until(Position(4))
+
+    status = cloud.stub.GetStatus(pb.StatusRequest(session_id=SESSION))
+
+    assert (status.applied.batches, status.durable.batches, status.total_batches) == (4, 3, RUN.total_batches)
+    assert not status.finished
+
+
+def test_weights_of_a_finished_session_come_as_they_lie_on_the_disk(cloud, tmp_path):
+    finish(cloud, SESSION)
+
+    pieces = list(cloud.stub.ExportBack(pb.ExportRequest(session_id=SESSION)))
+
+    file = (tmp_path / SESSION / "back.safetensors").read_bytes()
+    assert b"".join(piece.data for piece in pieces) == file
+    assert {piece.total_bytes for piece in pieces} == {len(file)}
+
+
+def test_a_session_that_is_not_kept_is_not_found(cloud):
+    with refused(Code.NOT_FOUND, f"keeps no session {OTHER}; is it the one that trained the run"):
+        list(cloud.stub.ExportBack(pb.ExportRequest(session_id=OTHER)))
+    with refused(Code.NOT_FOUND, f"no session '{OTHER}' is open here"):
+        cloud.stub.GetStatus(pb.StatusRequest(session_id=OTHER))
+
+
+def test_weights_of_an_unfinished_session_are_refused(cloud):
+    welcomed(cloud)
+
+    with refused(Code.FAILED_PRECONDITION, f"session {SESSION} is not finished; run edge-worker train"):
+        list(cloud.stub.ExportBack(pb.ExportRequest(session_id=SESSION)))
+
+
+@pytest.mark.parametrize("session_id", ["..", "/etc", SESSION + "/.."])
+def test_a_path_is_no_session_id_beside_the_stream_either(cloud, session_id):
+    with refused(Code.INVALID_ARGUMENT, "must be a lower-case UUID"):
+        list(cloud.stub.ExportBack(pb.ExportRequest(session_id=session_id)))
+    with refused(Code.INVALID_ARGUMENT, "must be a lower-case UUID"):
+        cloud.stub.GetStatus(pb.StatusRequest(session_id=session_id))
+
+
+def test_the_health_service_says_serving(cloud):
+    assert check_health(cloud.address) == f"{cloud.address} is serving"
+
+
+def test_a_port_that_is_taken_is_refused(cloud):
+    """Without `grpc.so_reuseport` two servers would share it, and edges would find either."""
+    with pytest.raises(ConfigError, match=f"cannot listen on {cloud.address}: the port is taken"):
+        start_server(cloud.sessions, ServeConfig(listen=cloud.address))

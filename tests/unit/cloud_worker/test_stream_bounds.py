@@ -1,0 +1,101 @@
+"""What an open stream holds at most, and the credit that it gives the edge. No gRPC: only its threads."""
+
+import threading
+import time
+
+import grpc
+import pytest
+
+from cloud_worker.stream import TrainStream
+from common.wire.convert import record_to_bytes
+from common.wire.messages import Position
+from common.wire.reassembly import chunks_of
+from tests.unit.cloud_worker.fakes import CountingBack, batches, hello, open_session
+
+RECORDS = [record_to_bytes(record) for record in batches(0, 1, 2, 3, 4, 5)]
+
+
+class SlowBack(CountingBack):
+    """Trains once it is let go."""
+
+    def __init__(self):
+        super().__init__()
+        self.go = threading.Event()
+
+    def train(self, *batch):
+        """Wait, then learn."""
+        self.go.wait(60)
+        return super().train(*batch)
+
+
+@pytest.fixture
+def back():
+    return SlowBack()
+
+
+@pytest.fixture
+def serve(tmp_path, back):
+    """Serve a stream of requests; what is left of it ends with the test."""
+    session, started = open_session(tmp_path, back), []
+
+    def serve_(requests):
+        stream = TrainStream(session, hello())
+        session.attach(hello(), stream)
+        started.append(stream.serve(iter(requests)))
+        return started[-1]
+
+    yield serve_
+    back.go.set()
+    for acks in started:
+        acks.close()
+
+
+def test_a_slow_back_is_not_buried_in_records(monkeypatch, serve, back):
+    """One is being applied, those within the bound wait (here one), the next stays with gRPC."""
+    monkeypatch.setattr("cloud_worker.stream.MAX_WAITING_BYTES", 1)
+    drawn = []
+
+    def requests():
+        for record in RECORDS:
+            drawn.append(record)
+            yield from chunks_of(record, 1 << 20)
+
+    acks = serve(requests())
+    while next(acks).received_bytes < len(RECORDS[0]) + len(RECORDS[1]):
+        pass
+    time.sleep(0.1)  # a reader that knows no bound would draw all in far less
+
+    assert len(drawn) == 3
+    back.go.set()
+    assert list(acks)[-1].applied == Position(6)
+
+
+def test_a_chunk_is_credited_before_its_record_is_whole(serve):
+    """A record may be larger than the edge's window."""
+    first, *_ = chunks_of(RECORDS[0], 5)
+    silent = threading.Event()
+
+    def requests():
+        yield first
+        silent.wait(60)
+
+    acks = serve(requests())
+    while (ack := next(acks)).received_bytes == 0:
+        pass
+
+    assert ack.received_bytes == 5
+    silent.set()
+
+
+def test_a_broken_stream_still_applies_what_had_come(serve, back):
+    """The edge need not send again what is here."""
+    back.go.set()
+
+    def requests():
+        for record in RECORDS[:2]:
+            yield from chunks_of(record, 9)
+        raise grpc.RpcError
+
+    acks = list(serve(requests()))
+
+    assert acks[-1].applied == acks[-1].durable == Position(2)
