@@ -17,7 +17,7 @@ from common.wire import convert
 from common.wire.generated import training_pb2_grpc as pb_grpc
 from common.wire.messages import Ack, Position
 from common.wire.reassembly import chunks_of
-from tests.unit.cloud_worker.fakes import hello
+from tests.unit.records import hello
 
 PATIENCE_S = 60.0  # a hung server fails the test; nothing is expected to take so long
 

@@ -1,4 +1,4 @@
-"""What the tests of the cloud share: a small run, records for it, and stand-ins for network and stream."""
+"""What the tests of the cloud share: stand-ins for network and stream, and sessions around them."""
 
 import dataclasses
 import threading
@@ -12,33 +12,9 @@ from cloud_worker.store import SessionFiles
 from common.codec import encode
 from common.models.catalogue import ModelSpec
 from common.strategies import find_strategy
-from common.wire.messages import Batch, EvaluationPart, Hello, Position, Run
+from common.wire.messages import Batch, Position, Run
 from edge_worker.network import build_network
-
-SESSION = "00000000-0000-4000-8000-000000000000"
-RUN = Run(
-    strategy="hierarchical",
-    model="resnet18",
-    stem="imagenet",
-    classifier="small",
-    split="layer4",
-    input_shape=(3, 32, 32),
-    num_classes=10,
-    activation_shape=(2, 1, 1),
-    structure_digest="ab",
-    weights_digest="cd",
-    bits=8,
-    batch_size=4,
-    total_batches=6,
-    seed=0,
-    precision="float32",
-    lr=0.1,
-    momentum=0.9,
-    weight_decay=0.0,
-    warmup=0,
-    batches_per_epoch=3,
-)
-PACKED = encode(torch.zeros(4, *RUN.activation_shape), RUN.bits)
+from tests.unit.records import RUN, SESSION, hello
 
 
 class CountingBack:
@@ -88,11 +64,6 @@ def open_session(run_dir: Path, back=None, clock=lambda: 0.0, run=RUN):
     return Session(files, run, back or CountingBack(), threading.Lock(), clock, checkpoint_every_s=60.0)
 
 
-def hello(generation=1, losses_from=0, run=RUN, session_id=SESSION, **changes):
-    run = dataclasses.replace(run, **changes)
-    return Hello(session_id=session_id, generation=generation, run=run, losses_from=losses_from)
-
-
 def attached(session, generation=1):
     """Return a new stream that serves `session`."""
     stream = FakeStream()
@@ -103,18 +74,6 @@ def attached(session, generation=1):
 def apply(session, stream, *records):
     for record in records:
         session.apply(record, stream)
-
-
-def batch(seq, labels=(0, 1, 2, 3)):
-    return Batch(seq, PACKED, labels)
-
-
-def batches(*seqs):
-    return [batch(seq) for seq in seqs]
-
-
-def part(number, batches=3, num_parts=2, labels=(1, 1, 0, 1)):
-    return EvaluationPart(batches, number, num_parts, PACKED, labels)
 
 
 def position(session):

@@ -12,7 +12,8 @@ from common.errors import ConfigError, ModelError
 from common.wire.generated import training_pb2 as pb
 from common.wire.messages import PROTOCOL_VERSION, Chunk, End, Note, Position
 from tests.unit.cloud_worker.edges import cloud_in_process, refused, welcomed
-from tests.unit.cloud_worker.fakes import RUN, SESSION, CountingBack, batches, hello
+from tests.unit.cloud_worker.fakes import CountingBack
+from tests.unit.records import RUN, SESSION, batches, hello
 
 Code = grpc.StatusCode
 OTHER = "11111111-1111-4111-8111-111111111111"

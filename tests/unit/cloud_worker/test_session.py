@@ -7,16 +7,8 @@ import pytest
 
 from common.errors import SessionError
 from common.wire.messages import End, EvaluationResult, Position, Skip
-from tests.unit.cloud_worker.fakes import (
-    SESSION,
-    CountingBack,
-    apply,
-    attached,
-    batch,
-    batches,
-    open_session,
-    part,
-)
+from tests.unit.cloud_worker.fakes import CountingBack, apply, attached, open_session
+from tests.unit.records import SESSION, batch, batches, part
 
 
 @pytest.fixture

@@ -5,16 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from common.wire.messages import End, EvaluationResult, Position, Skip
-from tests.unit.cloud_worker.fakes import (
-    apply,
-    attached,
-    batch,
-    batches,
-    durable,
-    open_session,
-    part,
-    position,
-)
+from tests.unit.cloud_worker.fakes import apply, attached, durable, open_session, position
+from tests.unit.records import batch, batches, part
 
 
 @pytest.fixture

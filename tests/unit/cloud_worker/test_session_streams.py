@@ -4,17 +4,8 @@ import pytest
 
 from common.errors import CloudError, FencedError, SessionError
 from common.wire.messages import Position
-from tests.unit.cloud_worker.fakes import (
-    CountingBack,
-    FakeStream,
-    apply,
-    attached,
-    batch,
-    batches,
-    hello,
-    open_session,
-    position,
-)
+from tests.unit.cloud_worker.fakes import CountingBack, FakeStream, apply, attached, open_session, position
+from tests.unit.records import batch, batches, hello
 
 
 @pytest.fixture

@@ -10,20 +10,16 @@ from common.checkpoint import state_digest
 from common.errors import CheckpointError, WireError
 from common.wire.messages import EvaluationResult, Position
 from tests.unit.cloud_worker.fakes import (
-    RUN,
-    SESSION,
     CountingBack,
     apply,
     attached,
-    batch,
-    batches,
     open_session,
-    part,
     position,
     real_back,
     real_batch,
     real_run,
 )
+from tests.unit.records import RUN, SESSION, batch, batches, part
 
 
 @pytest.fixture(autouse=True)

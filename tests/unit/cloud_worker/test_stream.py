@@ -10,7 +10,8 @@ from common.codec import decode
 from common.wire.convert import record_to_bytes
 from common.wire.messages import Batch, Chunk, Note, Position, Skip
 from tests.unit.cloud_worker.edges import cloud_in_process, refused, welcomed
-from tests.unit.cloud_worker.fakes import PACKED, CountingBack, batch, batches, hello
+from tests.unit.cloud_worker.fakes import CountingBack
+from tests.unit.records import PACKED, batch, batches, hello
 
 Code = grpc.StatusCode
 OTHER = "11111111-1111-4111-8111-111111111111"

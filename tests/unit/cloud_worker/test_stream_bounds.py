@@ -10,7 +10,8 @@ from cloud_worker.stream import TrainStream
 from common.wire.convert import record_to_bytes
 from common.wire.messages import Position
 from common.wire.reassembly import chunks_of
-from tests.unit.cloud_worker.fakes import CountingBack, batches, hello, open_session
+from tests.unit.cloud_worker.fakes import CountingBack, open_session
+from tests.unit.records import batches, hello
 
 RECORDS = [record_to_bytes(record) for record in batches(0, 1, 2, 3, 4, 5)]
 
