@@ -1,0 +1,158 @@
+"""Which of the edge's checkpoints are kept, and which one a run resumes from."""
+
+import logging
+
+import pytest
+import torch
+
+from common.errors import CheckpointError, SessionError
+from common.wire.messages import Position
+from edge_worker.checkpoints import BEGINNING, Checkpoint, EdgeCheckpoints
+from edge_worker.runlog import LogMark
+
+
+def save(checkpoints, batches, durable, parts=0, losses=0):
+    """Save what the edge has after `batches` batches; its state says which it is."""
+    checkpoints.save(
+        Position(batches, parts),
+        LogMark(length=100 * batches, losses=losses),
+        durable if isinstance(durable, Position) else Position(durable),
+        {"weight": torch.full((2,), float(batches))},
+    )
+
+
+def kept(folder):
+    return sorted(int(path.stem) for path in folder.iterdir())
+
+
+def damage(folder, batches):
+    path = folder / f"{batches:012d}.ckpt"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+@pytest.fixture
+def three(tmp_path):
+    """Checkpoints at 10, 20 and 30, where the cloud had 10 when the last was written."""
+    checkpoints = EdgeCheckpoints(tmp_path, alone=False)
+    for batches, durable in ((10, 0), (20, 5), (30, 10)):
+        save(checkpoints, batches, durable)
+    return EdgeCheckpoints(tmp_path, alone=False)
+
+
+def test_a_run_without_checkpoints_begins_at_the_beginning(tmp_path):
+    found = EdgeCheckpoints(tmp_path / "checkpoints", alone=False).newest_up_to(BEGINNING)
+
+    assert found == Checkpoint(position=BEGINNING, mark=LogMark(), durable=BEGINNING, tensors=None)
+
+
+def test_what_is_saved_comes_back_in_the_next_life(tmp_path):
+    mark = LogMark(
+        length=812,
+        losses=7,
+        results=({"batches": 5, "correct": 3, "total": 4, "loss": 0.5},),
+        edge_accuracy=0.25,
+    )
+    weights = torch.arange(6.0).view(2, 3)
+    EdgeCheckpoints(tmp_path, alone=False).save(Position(10, 2), mark, Position(5, 1), {"weight": weights})
+
+    found = EdgeCheckpoints(tmp_path, alone=False).newest_up_to(Position(10, 2))
+
+    assert (found.position, found.mark, found.durable) == (Position(10, 2), mark, Position(5, 1))
+    assert torch.equal(found.tensors["weight"], weights)
+
+
+@pytest.mark.parametrize(
+    ("durable", "resumed"),
+    [((10, 0), 10), ((19, 9), 10), ((20, 0), 20), ((29, 0), 20), ((30, 0), 30), ((99, 0), 30)],
+)
+def test_the_newest_that_the_cloud_has_caught_up_with_is_resumed_from(three, durable, resumed):
+    """What was sent after it and not yet durable is gone with the process."""
+    found = three.newest_up_to(Position(*durable))
+
+    assert found.position == Position(resumed)
+    assert found.mark.length == 100 * resumed
+    assert found.tensors["weight"].tolist() == [resumed, resumed]
+
+
+def test_a_checkpoint_behind_an_evaluation_waits_for_all_its_parts(tmp_path):
+    """The cloud has the batches, but not the images that the accuracy after them is measured on."""
+    checkpoints = EdgeCheckpoints(tmp_path, alone=False)
+    save(checkpoints, 10, durable=0)
+    save(checkpoints, 20, durable=10, parts=4)
+
+    assert checkpoints.newest_up_to(Position(20, 3)).position == Position(10)
+    assert checkpoints.newest_up_to(Position(20, 4)).position == Position(20, 4)
+
+
+def test_a_cloud_that_has_less_than_it_confirmed_is_refused_with_both_numbers(three):
+    """Its run directory was lost or put back: the batches between are on neither side."""
+    with pytest.raises(
+        SessionError, match=r"cloud stands at batch 9, but had confirmed to have batch 10 durably; restore"
+    ):
+        three.newest_up_to(Position(9, 7))
+
+
+def test_without_a_cloud_the_newest_is_resumed_from(tmp_path):
+    checkpoints = EdgeCheckpoints(tmp_path, alone=True)
+    for batches in (10, 20, 30):
+        save(checkpoints, batches, durable=0)
+
+    assert EdgeCheckpoints(tmp_path, alone=True).newest_up_to(BEGINNING).position == Position(30)
+    assert kept(tmp_path) == [20, 30]
+
+
+def test_the_last_two_are_kept_and_the_newest_that_the_cloud_has(tmp_path):
+    """A cloud far behind makes for three, never more: the device's disk is small."""
+    checkpoints = EdgeCheckpoints(tmp_path, alone=False)
+    seen = []
+    for batches, durable in ((10, 0), (20, 10), (30, 10), (40, 10), (50, 35), (60, 60)):
+        save(checkpoints, batches, durable)
+        seen.append(kept(tmp_path))
+
+    assert seen == [[10], [10, 20], [10, 20, 30], [10, 30, 40], [30, 40, 50], [50, 60]]
+
+
+def test_a_damaged_newest_is_passed_over_for_the_one_before(three, tmp_path, caplog):
+    damage(tmp_path, 30)
+
+    with caplog.at_level(logging.WARNING):
+        found = EdgeCheckpoints(tmp_path, alone=False).newest_up_to(Position(30))
+
+    assert found.position == Position(20)
+    assert [record.message for record in caplog.records] == [
+        f"{tmp_path / '000000000030.ckpt'} is damaged: its checksum does not match its content; "
+        "it is passed over"
+    ]
+
+
+def test_a_damaged_one_is_written_anew_when_its_batch_comes_again(three, tmp_path):
+    damage(tmp_path, 30)
+    resumed = EdgeCheckpoints(tmp_path, alone=False)
+    save(resumed, 30, durable=20)
+
+    assert kept(tmp_path) == [20, 30]
+    assert EdgeCheckpoints(tmp_path, alone=False).newest_up_to(Position(30)).position == Position(30)
+
+
+def test_a_checkpoint_that_cannot_be_written_costs_no_older_one(three, tmp_path, monkeypatch):
+    with monkeypatch.context() as full:
+        full.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+        with pytest.raises(CheckpointError, match="No space left on device; make room"):
+            save(three, 40, durable=40)
+
+    assert kept(tmp_path) == [10, 20, 30]
+    assert EdgeCheckpoints(tmp_path, alone=False).newest_up_to(Position(35)).position == Position(30)
+
+
+def test_the_cloud_forgets_only_losses_that_every_checkpoint_in_question_has(tmp_path):
+    """Whichever is resumed from, its log is cut back, and what then lacks must be told again."""
+    checkpoints = EdgeCheckpoints(tmp_path, alone=False)
+    assert checkpoints.losses_from == 0
+
+    save(checkpoints, 10, durable=0, losses=3)
+    assert checkpoints.losses_from == 0, "the run may yet begin anew"
+    save(checkpoints, 20, durable=10, losses=7)
+    assert checkpoints.losses_from == 3
+    save(checkpoints, 30, durable=30, losses=18)
+    assert checkpoints.losses_from == 7, "the newest may turn out to be damaged"
+    assert EdgeCheckpoints(tmp_path, alone=False).losses_from == 7
