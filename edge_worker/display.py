@@ -136,6 +136,10 @@ def print_summary(summary: dict[str, Any]) -> None:
         table.add_row(name, value)
     # A pipe has no width: wide enough for any row.
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else 80).print(table)
+    if summary["cloud_accuracy"] is not None and summary["cloud_accuracy"] < summary["edge_accuracy"] + 0.01:
+        click.echo(
+            "The whole network is not a point better than the exit: in this run the back added little."
+        )
 
 
 def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
