@@ -1,0 +1,189 @@
+"""What ends a run, what is tried again, and what the user reads then."""
+
+import socket
+
+import grpc
+import pytest
+
+from common import errors
+from common.wire.messages import Ack, Position
+from tests.unit.edge_worker.fake_cloud import abort, deaf, fake_cloud, serving, welcome
+from tests.unit.records import batches
+
+Code = grpc.StatusCode
+FATAL = {
+    Code.INVALID_ARGUMENT: errors.WireError,
+    Code.FAILED_PRECONDITION: errors.SessionError,
+    Code.ABORTED: errors.FencedError,
+    Code.RESOURCE_EXHAUSTED: errors.CapacityError,
+    Code.DATA_LOSS: errors.CheckpointError,
+    Code.UNKNOWN: errors.CloudError,
+    Code.UNIMPLEMENTED: errors.CloudError,
+    Code.UNAUTHENTICATED: errors.CloudError,
+}
+REASON = r"^the cloud refused: for this reason$"
+fatal = pytest.mark.parametrize(("code", "kind"), FATAL.items(), ids=lambda value: getattr(value, "name", ""))
+
+
+def refusing(code):
+    """Return a script that ends the stream instead of a Welcome."""
+
+    def script(messages, context):
+        next(messages)
+        abort(code)(context)
+        yield
+
+    return script
+
+
+def saying(*replies):
+    """Return a script that says this whatever comes, and stays."""
+
+    def script(messages, context):
+        next(messages)
+        yield from replies
+        list(messages)
+
+    return script
+
+
+@pytest.fixture
+def nobody():
+    """Return an address on this machine that nobody listens at."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # bound, so that no other process gets it, and never listening
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+# -------------------------------------------------------------------- fatal
+
+
+@fatal
+def test_a_fatal_status_reaches_the_next_offer_and_nothing_is_tried_again(edge, code, kind):
+    """Above all not after ABORTED: a newer process has taken over."""
+    with fake_cloud(deaf(1, abort(code)), serving()) as cloud:
+        sender = edge(cloud.address).start()
+        sender.offer(*batches(0))
+        with pytest.raises(kind, match=REASON):
+            sender.settled()
+
+        with pytest.raises(kind, match=REASON) as raised:
+            sender.offer(*batches(1))
+        sender.uplink.close()
+
+    assert type(raised.value) is kind
+    assert len(cloud.hellos) == 1
+
+
+@fatal
+def test_a_session_that_is_refused_ends_the_first_connection(edge, code, kind):
+    with fake_cloud(refusing(code), serving()) as cloud, pytest.raises(kind, match=REASON):
+        edge(cloud.address).uplink.connect()
+
+    assert len(cloud.hellos) == 1
+
+
+@pytest.mark.parametrize(
+    ("replies", "kind", "words"),
+    [
+        (
+            [Ack(received_bytes=0, applied=Position(0), durable=Position(0))],
+            errors.WireError,
+            "must be Welcome",
+        ),
+        ([welcome(protocol_version=77)], errors.SessionError, r"speaks protocol 1, the cloud 77; install"),
+    ],
+    ids=["no Welcome", "other version"],
+)
+def test_a_cloud_that_does_not_speak_our_protocol_is_refused(edge, replies, kind, words):
+    with fake_cloud(saying(*replies)) as cloud, pytest.raises(kind, match=words):
+        edge(cloud.address).uplink.connect()
+
+
+def test_a_second_welcome_is_refused(edge):
+    with fake_cloud(saying(welcome(), welcome())) as cloud:
+        sender = edge(cloud.address).start()
+        sender.offer(*batches(0))
+
+        with pytest.raises(errors.WireError, match="the cloud may say Welcome only once"):
+            sender.settled()
+
+
+def test_a_cloud_that_lost_what_it_had_confirmed_is_refused_with_both_numbers(edge):
+    """Its run directory was put back, say: what it lacks is no longer here."""
+
+    def forgetful(messages, context):
+        next(messages)
+        yield welcome()
+        next(messages)
+        yield Ack(received_bytes=1, applied=Position(1), durable=Position(1))
+
+    with fake_cloud(forgetful, saying(welcome(0))) as cloud:
+        sender = edge(cloud.address).start()
+        sender.offer(*batches(0, 1))
+
+        with pytest.raises(
+            errors.SessionError, match=r"stands at batch 0, but had confirmed .* batch 1 durably"
+        ):
+            sender.settled()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_nothing_may_be_offered_to_an_uplink_that_failed_of_itself(edge, monkeypatch):
+    """A bug on the uplink's thread must not leave the training loop waiting."""
+    with fake_cloud(serving()) as cloud:
+        sender = edge(cloud.address).start()
+        monkeypatch.setattr(sender.outbox, "confirm", lambda *_: 1 / 0)
+        sender.offer(*batches(0))
+
+        with pytest.raises(errors.CloudError, match="the uplink failed: ZeroDivisionError"):
+            sender.settled()
+
+
+# -------------------------------------------------------------------- tried again
+
+
+def test_nobody_at_the_address_is_said_after_the_timeout(edge, nobody):
+    words = rf"^no cloud answers at {nobody} within 0\.2 s \(.+\); start `cloud-worker serve` there"
+
+    with pytest.raises(errors.CloudError, match=words) as raised:
+        edge(nobody, connect_timeout=0.2).uplink.connect()
+
+    assert "\n" not in str(raised.value)
+
+
+def test_a_cloud_that_comes_late_is_found(edge):
+    with fake_cloud(refusing(Code.UNAVAILABLE), refusing(Code.UNAVAILABLE), saying(welcome(4))) as cloud:
+        found = edge(cloud.address).uplink.connect()
+
+    assert found.applied == Position(4)
+
+
+def test_a_cloud_that_falls_silent_is_left_for_another_stream(edge, monkeypatch):
+    """A dead link may keep a connection open for hours; the cloud says something every few seconds."""
+    monkeypatch.setattr("edge_worker.uplink.SILENCE_S", 0.2)
+    seen = []
+    with fake_cloud(saying(welcome()), *9 * [serving(seen=seen)]) as cloud:
+        sender = edge(cloud.address).start()
+        sender.offer(*batches(0))
+
+        assert sender.settled()
+
+    assert seen[0] == Position(1)
+
+
+def test_closing_ends_the_stream_in_order(edge):
+    """The cloud sees the end of the messages, not a broken call."""
+    ended = []
+
+    def watching(messages, context):
+        yield from serving()(messages, context)
+        ended.append(context.is_active())
+
+    with fake_cloud(watching) as cloud:
+        sender = edge(cloud.address).start()
+        sender.offer(*batches(0))
+        assert sender.settled()
+        sender.uplink.close()
+
+    assert ended == [True]
