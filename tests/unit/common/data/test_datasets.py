@@ -316,6 +316,15 @@ def test_drawn_images_are_the_same_on_every_platform_and_in_every_release(tmp_pa
     )
 
 
+def test_no_drawn_image_occurs_twice(tmp_path):
+    """Nor in both parts: what was learnt by heart must not count."""
+    dataset = open_dataset("synthetic", tmp_path)
+
+    assert (
+        len({image.tobytes() for part in (dataset.train, dataset.test) for image in everything(part)}) == 6000
+    )
+
+
 def test_drawn_images_are_balanced_and_a_limit_takes_the_first(tmp_path):
     whole = open_dataset("synthetic", tmp_path)
     limited = open_dataset("synthetic", tmp_path, train_limit=515, test_limit=25)
