@@ -1,0 +1,50 @@
+"""Each benchmark's --quick: one JSON object a line, with what the contract names."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks.processes import worker_env
+
+KEYS = {"name", "case", "value", "unit", "at_least", "at_most", "holds"}
+
+
+@pytest.fixture
+def quick(tmp_path):
+    """Run a benchmark with --quick; returns its figures by name."""
+
+    def run(name, *arguments):
+        out = tmp_path / "figures.jsonl"
+        command = [sys.executable, "-m", f"benchmarks.{name}", "--quick", "--out", out, *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, env=worker_env(), timeout=280)
+        assert done.returncode == 0, done.stderr
+        assert out.read_text() == done.stdout
+        figures = [json.loads(line) for line in done.stdout.splitlines()]
+        assert all(set(figure) == KEYS for figure in figures)
+        assert all(figure["holds"] is None for figure in figures)
+        return {figure["name"]: figure["value"] for figure in figures}
+
+    return run
+
+
+def test_link_counts_the_bytes_that_a_relay_sees(quick):
+    """A run's bytes_up and eval_bytes_up are what passed on the wire, to two in a hundred."""
+    figures = quick("link")
+
+    assert figures["bytes_up_off"] <= 0.02
+    assert "uplink_rate_deviation" in figures
+
+
+def test_round_trip_is_interrupted_resumed_and_exported(quick):
+    figures = quick("roundtrip")
+
+    assert figures["resumes"] == 1
+    assert figures["export_difference"] <= 0.1
+
+
+def test_accuracy_compares_the_pair_with_the_whole(quick, data_dir, tmp_path):
+    figures = quick("accuracy", "--data-dir", data_dir, "--work", tmp_path / "work")
+
+    assert {"cloud_accuracy", "exit_accuracy", "accuracy", "accuracy_lost", "bytes_up"} <= set(figures)
