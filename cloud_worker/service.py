@@ -42,9 +42,12 @@ class TrainingService(pb_grpc.TrainingServicer):
         check_session_id(hello.session_id)
         session = self._sessions.open(hello)
         stream = TrainStream(session, hello)
-        yield convert.reply_to_proto(session.attach(hello, stream))
-        for ack in stream.serve(requests):
-            yield convert.reply_to_proto(ack)
+        try:
+            yield convert.reply_to_proto(session.attach(hello, stream))
+            for ack in stream.serve(requests):
+                yield convert.reply_to_proto(ack)
+        finally:
+            session.detach(stream)  # also where the edge left before it was served
 
     def ExportBack(
         self, request: pb.ExportRequest, context: grpc.ServicerContext
@@ -106,5 +109,6 @@ def _guard_unary(inner: Any) -> Any:
 
 
 def _abort(context: grpc.ServicerContext, error: HeadwaterError) -> Any:
-    log.warning("ended a call of %s: %s", context.peer(), error)
-    context.abort(error.status, " ".join(str(error).split()))
+    line = " ".join(str(error).split())
+    log.warning("ended a call of %s: %s", context.peer(), line)
+    context.abort(error.status, line)

@@ -81,7 +81,8 @@ class Session:
         self._first_loss = 0
         self._losses: list[float] = []
         self._results: list[EvaluationResult] = []
-        self._correct, self._loss_sum, self._images = 0, 0.0, 0  # of the evaluation under way
+        # Of the evaluation under way:
+        self._num_parts, self._correct, self._loss_sum, self._images = 0, 0, 0.0, 0
         self._counters = Counters()
         self._saved_at = clock()
         self._restore()
@@ -103,16 +104,17 @@ class Session:
                     f"{self._generation}: the run was started again elsewhere, this process must stop"
                 )
             _check_same_run(hello.run, self.run)
-            if self._stream is not None:
-                self._stream.end(FencedError(TAKEN_OVER))
-            self._stream = stream
-            self.forget_losses(hello.losses_from)
+            # All that may fail comes first: where the disk is full, the stream before this one goes on.
             if hello.generation > self._generation:
                 self._files.write(self.run, hello.generation)
                 self._generation = hello.generation
                 # A restarted edge picks its checkpoint by what is durable here.
                 if self._applied > self._durable:
                     self._save()
+            if self._stream is not None:
+                self._stream.end(FencedError(TAKEN_OVER))
+            self._stream = stream
+            self.forget_losses(hello.losses_from)
             return Welcome(
                 applied=self._applied,
                 durable=self._durable,
@@ -175,11 +177,16 @@ class Session:
     def _evaluate(self, part: EvaluationPart) -> None:
         self._expect(part.batches)
         if part.part == 0:
-            self._correct, self._loss_sum, self._images = 0, 0.0, 0
+            self._num_parts, self._correct, self._loss_sum, self._images = part.num_parts, 0, 0.0, 0
         elif part.part != self._applied.parts:
             raise SessionError(
                 f"the edge sent part {part.part} of an evaluation, "
                 f"the cloud expected part {self._applied.parts}; reconnect to resume there"
+            )
+        elif part.num_parts != self._num_parts:
+            raise SessionError(
+                f"the edge says that the evaluation has {part.num_parts} parts, "
+                f"with its first part it said {self._num_parts}"
             )
         with self._turns:
             correct, loss_sum = self._back.evaluate(part.activations, part.labels)
@@ -303,7 +310,7 @@ class Session:
             "applied": list(self._applied),
             "first_loss": self._first_loss,
             "results": [asdict(result) for result in self._results],
-            "evaluation": [self._correct, self._loss_sum, self._images],
+            "evaluation": [self._num_parts, self._correct, self._loss_sum, self._images],
             "counters": asdict(self._counters),
         }
         tensors = self._back.trainee.state()
@@ -322,7 +329,7 @@ class Session:
         self._applied = self._durable = Position(*numbers["applied"])
         self._first_loss = numbers["first_loss"]
         self._results = [EvaluationResult(**result) for result in numbers["results"]]
-        self._correct, self._loss_sum, self._images = numbers["evaluation"]
+        self._num_parts, self._correct, self._loss_sum, self._images = numbers["evaluation"]
         self._counters = Counters(**numbers["counters"])
         if not self.finished:
             self._tell(None, resumes=1)

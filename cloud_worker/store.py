@@ -65,10 +65,13 @@ class SessionFiles:
         write_atomic(self._session_file, _json({"run": asdict(run), "generation": generation}))
 
     def save_state(self, number: int, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-        """Write one checkpoint, and drop all but it and the one before."""
+        """Write one checkpoint, and drop all but it and the one before.
+
+        One with a higher number was damaged, or it would have been loaded: it is dropped, too.
+        """
         store = self._checkpoints()
         store.save(number, tensors, numbers)
-        store.keep_only(set(store.numbers()[-2:]))
+        store.keep_only({*[kept for kept in store.numbers() if kept <= number][-2:]})
 
     def load_state(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """Return the newest checkpoint that is whole, or None where there is none at all.

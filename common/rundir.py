@@ -21,9 +21,12 @@ def lock_run_dir(run_dir: Path) -> int:
         raise CheckpointError(f"cannot use the run directory {run_dir}: {error.strerror}") from error
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         os.close(handle)
         raise ConfigError(
             f"{run_dir} is in use by another process; wait for it to end, or use another --run-dir"
         ) from error
+    except OSError as error:  # a file system without locks
+        os.close(handle)
+        raise CheckpointError(f"cannot lock the run directory {run_dir}: {error.strerror}") from error
     return handle

@@ -63,6 +63,8 @@ class EdgeCheckpoints:
     def newest_up_to(self, durable: Position) -> Checkpoint:
         """Return the newest checkpoint that the cloud has caught up with, or the very beginning.
 
+        Newer ones are removed: they mark places in a log that is about to be cut back and written anew.
+
         Raises:
             SessionError: the cloud has less than it had confirmed to have.
         """
@@ -75,6 +77,8 @@ class EdgeCheckpoints:
             if self._alone or self._kept[number].position <= durable:
                 tensors, numbers = self._store.load(number)
                 return _from_numbers(numbers, tensors)
+            del self._kept[number]
+            self._store.keep_only(set(self._kept))
         return Checkpoint()
 
     def save(self, position: Position, mark: LogMark, durable: Position, tensors: dict[str, Tensor]) -> None:

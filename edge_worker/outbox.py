@@ -7,6 +7,7 @@ waits.
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from common.errors import HeadwaterError, SessionError
@@ -128,15 +129,18 @@ class Outbox:
         with self.changed:
             return self.changed.wait_for(self._is_settled, timeout_s)
 
-    def drain(self) -> bool:
+    def drain(self, told: Callable[[], bool]) -> bool:
         """Wait until all that was offered is durable; False if the run is being interrupted before.
+
+        Args:
+            told: whether the cloud has told all that it knows; asked again whenever it confirms something.
 
         Raises:
             HeadwaterError: the uplink has failed for good, for this reason.
         """
         with self.changed:
-            self.changed.wait_for(lambda: self._is_settled() or self._leaving)
-            return self._is_settled()
+            self.changed.wait_for(lambda: (self._is_settled() and told()) or self._leaving)
+            return self._is_settled() and told()
 
     def _is_settled(self) -> bool:
         self.check()

@@ -176,7 +176,7 @@ class Work:
                 finished = loop.run(checkpoint.position)
                 if finished:
                     display.drain()
-                    finished = outbox.drain()
+                    finished = outbox.drain(lambda: link.has_told(self.plan.total_batches))
                 if not finished:
                     return self._interrupted(link, checkpoints, counters, timing, stop.number)
             counters.save(timing.value(time.monotonic()))
@@ -293,6 +293,13 @@ class _Link:
                 runlog.cloud_evaluation(result)
             self.outbox.start(position, self.welcome.applied, self.welcome.durable)
             self.uplink.start()
+
+    def has_told(self, total_batches: int) -> bool:
+        """Whether the cloud has told the losses of all batches, and its counters, in this life."""
+        if self.uplink is None:
+            return True
+        assert self._runlog is not None  # set by `start`
+        return self.last_ack is not None and self._runlog.losses_through >= total_batches
 
     def flush(self, checkpoints: EdgeCheckpoints, timeout_s: float) -> None:
         """Have the cloud save all that was offered; give up after `timeout_s`."""

@@ -111,7 +111,10 @@ class RunDir:
     def _read(self) -> dict[str, Any]:
         try:
             saved: dict[str, Any] = json.loads(self._run_file.read_text())
-        except (OSError, ValueError) as error:
+            unknown = set(saved["settings"]) - {field.name for field in fields(TrainConfig)}
+            if unknown or not {"session_id", "generation"} <= set(saved):
+                raise ValueError(f"it has no identity, or settings unknown here: {sorted(unknown)}")
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{self._run_file} is damaged: {error}") from error
         return saved
 

@@ -60,16 +60,14 @@ class RunLog:
     def edge_batch(self, seq: int, loss: float, lr: float) -> None:
         """One step of the edge."""
         with self._lock:
-            self._write("edge", seq, self._epoch(seq), loss=loss, lr=lr)
+            self._write("edge", seq, self._epoch(seq), loss=_finite(loss), lr=lr)
 
     def cloud_losses(self, first: int, losses: Sequence[float]) -> None:
         """Losses of the cloud's steps from batch `first` on; those already written are passed over."""
         with self._lock:
             for seq, loss in enumerate(losses, first):
                 if seq == self._losses:
-                    # NaN stands for a batch that was skipped; JSON has no NaN.
-                    value = None if math.isnan(loss) else loss
-                    self._write("cloud", seq, self._epoch(seq), loss=value)
+                    self._write("cloud", seq, self._epoch(seq), loss=_finite(loss))
                     self._losses += 1
 
     def edge_evaluation(self, batches: int, correct: int, total: int) -> None:
@@ -121,3 +119,8 @@ class RunLog:
         event = {"kind": kind, "seq": seq, "epoch": epoch, **values}
         self._file.write(**event)
         self._on_event(event)
+
+
+def _finite(loss: float) -> float | None:
+    """Return what JSON can hold: NaN stands for a batch that was skipped, or for a run that diverged."""
+    return loss if math.isfinite(loss) else None

@@ -190,8 +190,9 @@ class Uplink:
                 if not isinstance(ack, Ack):
                     raise errors.WireError("the cloud may say Welcome only once")
                 stream.acknowledged(ack)
-                self._outbox.confirm(ack.applied, ack.durable)
+                # First what it tells: once all is confirmed, nobody waits for it any more.
                 self._on_ack(ack)
+                self._outbox.confirm(ack.applied, ack.durable)
                 self._ask_for_room(ack)
             if not self._closing:
                 raise StreamLostError("the cloud ended the stream")

@@ -115,7 +115,7 @@ def open_synthetic(
     require_size("synthetic", image_size, SIZE)
     train = _draw_all("train", NUM_TRAIN if need_train else 0, train_limit if need_train else None)
     test = _draw_all("test", NUM_TEST, test_limit)
-    mean, std = statistics(train if need_train else _draw_all("train", NUM_TRAIN, None))
+    mean, std = statistics(train if need_train else _draw_all("train", NUM_TRAIN, train_limit))
     return Dataset("synthetic", CLASSES, (3, SIZE, SIZE), mean, std, train, test)
 
 

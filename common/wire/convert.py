@@ -190,7 +190,9 @@ def record_from_bytes(data: bytes, run: m.Run) -> m.Record:
     kind = proto.WhichOneof("kind")
     if kind == "batch":
         _check(proto.batch.seq < run.total_batches, f"the run has no batch {proto.batch.seq}")
-        return m.Batch(proto.batch.seq, *_images_from_proto(proto.batch, run))
+        activations, labels = _images_from_proto(proto.batch, run)
+        _check(len(labels) >= 2, "a batch holds 2 images or more: batch norm cannot train on one")
+        return m.Batch(proto.batch.seq, activations, labels)
     if kind == "evaluation":
         part = proto.evaluation
         _check(part.part < part.num_parts, f"part {part.part} of {part.num_parts} parts does not exist")

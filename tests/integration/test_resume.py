@@ -120,6 +120,22 @@ def test_finished_run_prints_its_table_and_contacts_nobody(clouds, tmp_path):
     assert "accuracy of the whole (cloud)" in again.stdout
 
 
+def test_run_with_nothing_left_to_send_ends_as_it_would_have(clouds, tmp_path):
+    """The edge died between the cloud's last word and its own summary: the cloud says it again."""
+    cloud, run_dir = clouds(), tmp_path / "edge"
+    first = run_edge(cloud.address, run_dir, *SMALL_RUN, "--epochs", "1", timeout_s=250)
+    assert first.returncode == 0, first.stderr
+    before = outcome(cloud, run_dir)
+    cloud_busy_s = json.loads((run_dir / "summary.json").read_text())["cloud_busy_s"]
+
+    for _ in range(3):
+        (run_dir / "summary.json").unlink()
+        again = run_edge(cloud.address, run_dir, timeout_s=60)
+        assert again.returncode == 0, again.stderr
+        assert outcome(cloud, run_dir) == before
+        assert json.loads((run_dir / "summary.json").read_text())["cloud_busy_s"] == cloud_busy_s
+
+
 def test_the_older_of_two_processes_with_one_session_is_ended(clouds, tmp_path):
     """A copy of the run directory, started elsewhere, is a newer generation: the first one stops for good."""
     cloud, run_dir = clouds(), tmp_path / "edge"

@@ -547,7 +547,7 @@ Global___Record: _TypeAlias = Record  # noqa: Y015
 
 @_typing.final
 class Batch(_message.Message):
-    """Trains the back once."""
+    """Trains the back once. Holds 2 images or more: batch normalisation cannot train on one."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

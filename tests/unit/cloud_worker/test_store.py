@@ -158,3 +158,15 @@ def test_an_id_that_is_no_uuid_is_refused(tmp_path, session_id):
 
     assert len(str(caught.value)) < 150
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_damaged_checkpoint_is_not_one_of_the_two_that_are_kept(tmp_path):
+    session = open_session(tmp_path)
+    apply(session, attached(session), *batches(0, 1, 2, 3, 4, 5))
+    flip_last_bit(checkpoint_files(tmp_path)[-1])
+
+    restored = open_session(tmp_path)
+    apply(restored, attached(restored, 2), batch(3))
+    restored.save()
+
+    assert [int(path.stem) for path in checkpoint_files(tmp_path)] == [3, 4]

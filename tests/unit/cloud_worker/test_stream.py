@@ -136,6 +136,10 @@ MALFORMED = {
     ),
     "label out of range": (record_to_bytes(batch(1, (0, 1, 2, 10))), "labels must be below 10, got 10"),
     "too few labels": (record_to_bytes(batch(1, (0,))), "4 images need as many labels, got 1"),
+    "one image": (
+        record_to_bytes(Batch(1, dataclasses.replace(PACKED, shape=(1, 2, 1, 1)), (0,))),
+        "a batch holds 2 images or more",
+    ),
     "beyond the run": (record_to_bytes(batch(6)), "the run has no batch 6"),
 }
 

@@ -80,8 +80,18 @@ def test_a_checkpoint_behind_an_evaluation_waits_for_all_its_parts(tmp_path):
     save(checkpoints, 10, durable=0)
     save(checkpoints, 20, durable=10, parts=4)
 
-    assert checkpoints.newest_up_to(Position(20, 3)).position == Position(10)
     assert checkpoints.newest_up_to(Position(20, 4)).position == Position(20, 4)
+    assert checkpoints.newest_up_to(Position(20, 3)).position == Position(10)
+
+
+def test_a_checkpoint_newer_than_the_one_resumed_from_is_gone(tmp_path):
+    """It marks a place in a log that is cut back and written anew: a later start must not go there."""
+    checkpoints = EdgeCheckpoints(tmp_path, alone=False)
+    save(checkpoints, 10, durable=10)
+    save(checkpoints, 20, durable=10)
+
+    assert EdgeCheckpoints(tmp_path, alone=False).newest_up_to(Position(10)).position == Position(10)
+    assert EdgeCheckpoints(tmp_path, alone=False).newest_up_to(Position(22)).position == Position(10)
 
 
 def test_a_cloud_that_has_less_than_it_confirmed_is_refused_with_both_numbers(three):

@@ -154,3 +154,13 @@ def test_a_mark_names_what_is_in_the_file_before_it(open_log, tmp_path):
     assert mark.length == (tmp_path / "metrics.jsonl").stat().st_size
     assert (mark.losses, mark.edge_accuracy) == (2, 0.5)
     assert mark.results == ({"batches": 3, "correct": 5, "total": 8, "loss": 1.5},)
+
+
+def test_a_loss_that_is_not_finite_is_null_on_either_side(open_log, lines):
+    """A run that diverges still leaves lines that any JSON parser reads."""
+    log = open_log()
+
+    log.edge_batch(0, math.nan, 0.1)
+    log.cloud_losses(0, (math.inf,))
+
+    assert [line["loss"] for line in lines()] == [None, None]
