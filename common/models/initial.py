@@ -67,10 +67,10 @@ class _Postpone(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch le
             return args[0]
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise NotImplementedError(f"{func} draws in a constructor; teach {__name__} to draw it portably")
-        if func._schema.is_mutable and args[0].data_ptr() in self.draws:
-            if func not in _OVERWRITES:
-                raise NotImplementedError(f"{func} changes values that {__name__} has yet to draw")
-            del self.draws[args[0].data_ptr()]
+        if func in _OVERWRITES:
+            self.draws.pop(args[0].data_ptr(), None)
+        elif not func.is_view and any(isinstance(a, Tensor) and a.data_ptr() in self.draws for a in args):
+            raise NotImplementedError(f"{func} uses values that {__name__} has yet to draw")
         return func(*args, **kwargs)
 
 

@@ -37,7 +37,9 @@ def test_values_depend_on_name_and_purpose_only():
 
 
 @pytest.mark.parametrize(
-    "fill", [lambda w: w.exponential_(), lambda w: nn.init.trunc_normal_(w)], ids=["unknown", "two steps"]
+    "fill",
+    [lambda w: w.exponential_(), lambda w: w.normal_().mul_(2), lambda w: nn.init.trunc_normal_(w)],
+    ids=["unknown", "two steps", "values looked at"],
 )
 def test_fill_that_cannot_be_drawn_portably_is_refused(fill):
     """Better no model than one that differs between edge and cloud."""
