@@ -299,13 +299,14 @@ class Session:
         epoch_ends = isinstance(record, Batch) and (record.seq + 1) % self.run.batches_per_epoch == 0
         evaluated = isinstance(record, EvaluationPart) and record.part + 1 == record.num_parts
         late = self._clock() - self._saved_at >= self._checkpoint_every_s
-        if isinstance(record, End):
-            summary = {**asdict(self._counters), **asdict(self.run)}
-            self._files.finish(tensors_to_bytes(self._back.state_dict()), summary)
         if epoch_ends or evaluated or late or isinstance(record, End):
             self._save()
 
     def _save(self) -> None:
+        # Before the state, which says that the run is complete: the next save makes up for a full disk.
+        if self.finished:
+            summary = {**asdict(self._counters), **asdict(self.run)}
+            self._files.finish(tensors_to_bytes(self._back.state_dict()), summary)
         numbers = {
             "applied": list(self._applied),
             "first_loss": self._first_loss,

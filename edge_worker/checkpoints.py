@@ -85,11 +85,12 @@ class EdgeCheckpoints:
         """Write a checkpoint and drop those that no resume will ask for."""
         numbers = {"position": list(position), "durable": list(durable), "mark": asdict(mark)}
         self._store.save(position.batches, tensors, numbers)
-        self._kept[position.batches] = Checkpoint(position=position, mark=mark, durable=durable)
+        there = {**self._kept, position.batches: Checkpoint(position=position, mark=mark, durable=durable)}
         self._durable = durable
-        caught_up = [n for n, kept in self._kept.items() if self._alone or kept.position <= durable]
-        keep = {*sorted(self._kept)[-2:], *sorted(caught_up)[-1:]}
-        self._kept = {number: kept for number, kept in self._kept.items() if number in keep}
+        caught_up = [n for n, kept in there.items() if self._alone or kept.position <= durable]
+        keep = {*sorted(there)[-2:], *sorted(caught_up)[-1:]}
+        # Replaced, not changed: the uplink's thread reads it.
+        self._kept = {number: kept for number, kept in there.items() if number in keep}
         self._store.keep_only(keep)
 
     @property

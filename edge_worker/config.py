@@ -31,6 +31,10 @@ MAY_CHANGE = frozenset(
     }
 )
 
+# What the cloud takes.
+MAX_NUMBER = (1 << 31) - 1
+MAX_COUNT = 1 << 16
+
 _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
@@ -101,6 +105,11 @@ class TrainConfig:
         """Refuse settings that cannot be; names and widths are checked where they are looked up."""
         find_strategy(self.strategy)
         split_address(self.cloud, "--cloud")
+        for name in ("epochs", "warmup", "seed"):
+            self._at_most(name, MAX_NUMBER)
+        self._at_most("batch_size", MAX_COUNT)
+        if self.weight_decay == float("inf"):
+            raise ConfigError("--weight-decay must be finite, got inf")
         for name in ("epochs", "workers", "threads", "train_limit", "test_limit", "image_size"):
             self._at_least(name, 1)
         for name in ("warmup", "eval_every", "seed", "weight_decay"):
@@ -125,3 +134,7 @@ class TrainConfig:
         value = getattr(self, name)
         if value is not None and not value >= least:
             raise ConfigError(f"--{name.replace('_', '-')} must be {least} or more, got {value}")
+
+    def _at_most(self, name: str, most: int) -> None:
+        if getattr(self, name) > most:
+            raise ConfigError(f"--{name.replace('_', '-')} must be {most} or less, got {getattr(self, name)}")

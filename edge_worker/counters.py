@@ -8,6 +8,7 @@ import json
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,8 @@ class Counters:
             partial.write_text(json.dumps(asdict(self.totals())))
             os.replace(partial, self._path)
         except OSError as error:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink()
             raise CheckpointError(
                 f"cannot write {self._path}: {error.strerror}; make room and start again"
             ) from error

@@ -54,8 +54,8 @@ class FlowControl:
         return min(self._window, max(2 * self.chunk_bytes, delivered))
 
     def may_send(self, size: int) -> bool:
-        """Tell whether a chunk of `size` bytes may be sent now."""
-        return self.in_flight + size <= self.limit
+        """Tell whether a chunk of `size` bytes may be sent now; one always may where none is in flight."""
+        return self.in_flight == 0 or self.in_flight + size <= self.limit
 
     def sent(self, size: int) -> None:
         """Count a chunk as in flight."""

@@ -67,16 +67,18 @@ class TrainingLoop:
         self._checkpoints = checkpoints
         self._stop = stop
         self._saved_at = time.monotonic()
+        self.done = 0  # batches trained, those of earlier lives included
 
     def run(self, start: Position) -> bool:
         """Train on from `start`; False where the user stopped the run, its state saved."""
         config = self._config
+        self.done = start.batches
         loader = Loader(self._dataset.train, config.batch_size, config.seed, config.workers)
         batches = loader.batches(start.batches, self._plan.total_batches)
         try:
             for batch in batches:
                 self._step(batch)
-                done = batch.seq + 1
+                self.done = done = batch.seq + 1
                 epoch_ends = done % self._plan.batches_per_epoch == 0
                 if epoch_ends:
                     self._evaluate(done)

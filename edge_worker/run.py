@@ -178,7 +178,9 @@ class Work:
                     display.drain()
                     finished = outbox.drain(lambda: link.has_told(self.plan.total_batches))
                 if not finished:
-                    return self._interrupted(link, checkpoints, counters, timing, stop.number)
+                    self._let_catch_up(link, checkpoints, counters, timing)
+                    stopped_after = min(loop.done, self.plan.total_batches)
+                    return Outcome(summary=None, stopped_after=stopped_after, signal=stop.number)
             counters.save(timing.value(time.monotonic()))
             runlog.mark()
             summary = make_summary(
@@ -196,22 +198,14 @@ class Work:
     def _checkpoint(self, checkpoints: EdgeCheckpoints, welcome: Welcome | None) -> Checkpoint:
         return checkpoints.newest_up_to(welcome.durable if welcome is not None else Position(0))
 
-    def _interrupted(
-        self,
-        link: "_Link",
-        checkpoints: EdgeCheckpoints,
-        counters: Counters,
-        timing: TrainingTime,
-        number: int,
-    ) -> Outcome:
-        """Let the cloud catch up for a moment, so that the newest checkpoint can be resumed from."""
+    def _let_catch_up(
+        self, link: "_Link", checkpoints: EdgeCheckpoints, counters: Counters, timing: TrainingTime
+    ) -> None:
+        """Give the cloud a moment, so that the newest checkpoint can be resumed from."""
         counters.save(timing.value(time.monotonic()))
         if link.uplink is not None:
             log.info("stopping: waiting up to %g s for the cloud to save what was sent", FLUSH_S)
             link.flush(checkpoints, FLUSH_S)
-        return Outcome(
-            summary=None, stopped_after=min(link.outbox.end.batches, self.plan.total_batches), signal=number
-        )
 
     def _write_results(self, run_dir: RunDir, summary: dict[str, Any]) -> None:
         write_atomic(run_dir.front_file, tensors_to_bytes(self.front.weights()))

@@ -79,10 +79,9 @@ class RunDir:
         return Identity(session_id=saved["session_id"], generation=saved["generation"])
 
     def begin(self, config: TrainConfig, identity: Identity) -> None:
-        """Save what the run was started with; from here on the directory is a run."""
-        if self.is_new:
-            settings = {f.name: _setting_to_json(getattr(config, f.name)) for f in fields(config)}
-            write_atomic(self._run_file, _to_json({**asdict(identity), "settings": settings}))
+        """Save the settings, as a resume may have changed them; from here on the directory is a run."""
+        settings = {f.name: _setting_to_json(getattr(config, f.name)) for f in fields(config)}
+        write_atomic(self._run_file, _to_json({**asdict(identity), "settings": settings}))
 
     def session_id(self) -> str:
         """Return the id under which the cloud knows the run; raises ConfigError where there is no run."""

@@ -290,7 +290,7 @@ class _Stream:
             return None
         if (note := self._take_note()) is not None:
             return note
-        if not pieces and (parcel := self._outbox.take()) is not None:
+        if not pieces and not self._closing() and (parcel := self._outbox.take()) is not None:
             self._evaluation = parcel.evaluation
             pieces.extend(chunks_of(parcel.data, self._flow.chunk_bytes))
         if pieces and self._flow.may_send(len(pieces[0].data)):

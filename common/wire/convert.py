@@ -19,6 +19,7 @@ from common.wire.generated import training_pb2 as pb
 T = TypeVar("T")
 
 MAX_DIM = 1 << 24
+MAX_COUNT = 1 << 16  # images in a batch, classes
 
 
 # ------------------------------------------------------------------ requests (edge -> cloud)
@@ -75,8 +76,10 @@ def _run_from_proto(proto: pb.Run) -> m.Run:
         if len(shape) != 3 or not all(1 <= dim <= MAX_DIM for dim in shape) or math.prod(shape) > MAX_DIM:
             raise WireError(f"{name} must be [C, H, W] with at most {MAX_DIM} values, got {list(shape)}")
     _check(proto.bits in WIDTHS, f"bits must be one of {WIDTHS}, got {proto.bits}")
-    _check(2 <= proto.num_classes <= MAX_DIM, f"num_classes must be 2 or more, got {proto.num_classes}")
-    _check(2 <= proto.batch_size <= MAX_DIM, f"batch_size must be 2 or more, got {proto.batch_size}")
+    _check(
+        2 <= proto.num_classes <= MAX_COUNT, f"num_classes must be 2 to {MAX_COUNT}, got {proto.num_classes}"
+    )
+    _check(2 <= proto.batch_size <= MAX_COUNT, f"batch_size must be 2 to {MAX_COUNT}, got {proto.batch_size}")
     _check(proto.total_batches >= 1, f"total_batches must be 1 or more, got {proto.total_batches}")
     _check(proto.batches_per_epoch >= 1, "batches_per_epoch must be 1 or more, got 0")
     _check(math.isfinite(proto.lr) and proto.lr > 0, f"lr must be above 0, got {proto.lr}")

@@ -81,7 +81,7 @@ def test_a_session_id_that_is_a_path_is_refused(cloud, tmp_path):
 
 
 def test_settings_that_cannot_be_are_refused(cloud, tmp_path):
-    with refused(Code.INVALID_ARGUMENT, "batch_size must be 2 or more, got 1"):
+    with refused(Code.INVALID_ARGUMENT, "batch_size must be 2 to 65536, got 1"):
         cloud.edge(hello(batch_size=1)).reply()
 
     assert list(tmp_path.iterdir()) == []

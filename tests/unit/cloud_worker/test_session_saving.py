@@ -4,9 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from common.errors import CheckpointError
 from common.wire.messages import End, EvaluationResult, Position, Skip
-from tests.unit.cloud_worker.fakes import apply, attached, durable, open_session, position
-from tests.unit.records import batch, batches, part
+from tests.unit.cloud_worker.fakes import FakeStream, apply, attached, durable, open_session, position
+from tests.unit.records import SESSION, batch, batches, hello, part
 
 
 @pytest.fixture
@@ -100,3 +101,22 @@ def test_an_evaluation_goes_on_after_a_restart_in_its_midst(session, stream, tmp
     apply(again, attached(again, generation=2), part(1, labels=(0, 0)))
 
     assert again.status().results == (EvaluationResult(batches=3, correct=3, total=6, loss=0.5),)
+
+
+def test_weights_that_found_no_room_at_the_end_are_written_with_the_next_save(tmp_path, monkeypatch):
+    """Otherwise the run would count as complete, and its weights would be nowhere."""
+    session = open_session(tmp_path)
+    stream = attached(session)
+    apply(session, stream, *batches(0, 1, 2, 3, 4, 5))
+
+    def full(*_):
+        raise CheckpointError("cannot write")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(session._files, "finish", full)
+        with pytest.raises(CheckpointError):
+            session.apply(End(6), stream)
+    assert not (tmp_path / SESSION / "back.safetensors").exists()
+    session.attach(hello(2), FakeStream())
+
+    assert (tmp_path / SESSION / "back.safetensors").exists()

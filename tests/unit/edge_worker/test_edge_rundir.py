@@ -136,12 +136,14 @@ def test_a_generation_that_cannot_be_made_durable_is_not_given_out(started, monk
         started.identity()
 
 
-def test_a_run_that_goes_on_keeps_the_settings_of_its_start(started):
+def test_a_setting_that_a_resume_changed_is_kept_for_the_next(started):
+    """An export asks the cloud that the run ended with."""
     before = started.settings()
+    config = started.settle(TrainConfig(cloud="other:1", run_dir=started.path), frozenset({"cloud"}))
 
-    started.begin(TrainConfig(bits=2, run_dir=started.path), started.identity())
+    started.begin(config, started.identity())
 
-    assert started.settings() == before
+    assert started.settings() == {**before, "cloud": "other:1", "run_dir": str(started.path)}
 
 
 @pytest.mark.parametrize("content", [b"", b'{"session_id": "a', b"\xff\xfe"])

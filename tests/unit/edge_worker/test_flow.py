@@ -57,3 +57,18 @@ def test_confirmed_bytes_are_no_longer_in_flight():
     assert flow.acknowledged(600, now=0.0) == 600
     assert flow.acknowledged(600, now=0.1) == 0
     assert flow.in_flight == 400
+
+
+def test_a_chunk_may_go_where_nothing_is_in_flight_whatever_the_link_delivered():
+    """It was cut when the link was fast; a pause since then must not hold it back for ever."""
+    flow = FlowControl(rate_bps=None, window=8 * MiB)
+    flow.sent(20 * MiB)
+    flow.acknowledged(20 * MiB, now=0.0)
+    size = flow.chunk_bytes
+    flow.sent(1)
+    flow.acknowledged(20 * MiB + 1, now=60.0)
+
+    assert size > flow.limit
+    assert flow.may_send(size)
+    flow.sent(size)
+    assert not flow.may_send(1)

@@ -132,8 +132,8 @@ def test_record_that_does_not_fit_the_run_is_refused(data, message):
     ("change", "message"),
     [
         ({"bits": 5}, "bits must be one of"),
-        ({"num_classes": 1}, "num_classes must be 2 or more"),
-        ({"batch_size": 1}, "batch_size must be 2 or more"),
+        ({"num_classes": 1}, "num_classes must be 2 to"),
+        ({"batch_size": 1}, "batch_size must be 2 to"),
         ({"total_batches": 0}, "total_batches must be 1 or more"),
         ({"batches_per_epoch": 0}, "batches_per_epoch must be 1 or more"),
         ({"lr": float("nan")}, "lr must be above 0"),
