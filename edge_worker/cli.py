@@ -31,11 +31,14 @@ def train(config: TrainConfig, given: frozenset[str]) -> None:
     set_up_logging(config.log_level)
     outcome = run(config, given)
     if outcome.summary is None:
-        click.echo(
-            f"stopped after batch {outcome.stopped_after}; "
-            f"go on with: edge-worker train --run-dir {config.run_dir}",
-            err=True,
-        )
+        if outcome.stopped_after is None:
+            click.echo("stopped before the cloud answered; the same command starts again", err=True)
+        else:
+            click.echo(
+                f"stopped after batch {outcome.stopped_after}; "
+                f"go on with: edge-worker train --run-dir {config.run_dir}",
+                err=True,
+            )
         sys.exit(128 + outcome.signal)
     print_summary(outcome.summary)
 

@@ -164,6 +164,11 @@ class Outbox:
             raise self._error
 
     @property
+    def leaving(self) -> bool:
+        """Whether the run is being interrupted."""
+        return self._leaving
+
+    @property
     def end(self) -> Position:
         """Where the stream stands after all that was offered."""
         return self._end

@@ -46,12 +46,12 @@ class Outcome:
 
     Attributes:
         summary: of the finished run; None where it was interrupted.
-        stopped_after: batches trained, where it was interrupted.
+        stopped_after: batches trained, where it was interrupted; None where the cloud had not answered yet.
         signal: the signal's number, where it was interrupted.
     """
 
     summary: dict[str, Any] | None
-    stopped_after: int = 0
+    stopped_after: int | None = None
     signal: int = 0
 
 
@@ -145,6 +145,8 @@ class Work:
         outbox = Outbox(self.config.spool)
         link = _Link(self, identity, outbox, counters, checkpoints)
         with _stop_on_signals(outbox) as stop, link:
+            if outbox.leaving:
+                return Outcome(summary=None, stopped_after=None, signal=stop.number)
             checkpoint = self._checkpoint(checkpoints, link.welcome)
             run_dir.begin(self.settings, identity)
             if checkpoint.tensors is not None:

@@ -90,8 +90,8 @@ class Uplink:
 
     # -------------------------------------------------------------- for the training thread
 
-    def connect(self) -> Welcome:
-        """Open the first stream; return the cloud's Welcome.
+    def connect(self) -> Welcome | None:
+        """Open the first stream; return the cloud's Welcome, or None if the run is being interrupted before.
 
         Raises:
             CloudError: nobody answered within `--connect-timeout`.
@@ -99,7 +99,7 @@ class Uplink:
         """
         self._thread.start()
         with self._changed:
-            while self._welcome is None:
+            while self._welcome is None and not self._outbox.leaving:
                 self._outbox.check()
                 self._changed.wait()
             return self._welcome

@@ -152,3 +152,16 @@ def test_the_older_of_two_processes_with_one_session_is_ended(clouds, tmp_path):
     assert first.returncode == 1
     assert "a newer stream of this session has taken over" in err.splitlines()[-1]
     assert "Traceback" not in err
+
+
+def test_sigterm_while_nobody_answers_ends_the_edge_at_once(tmp_path):
+    """It does not wait out the time that a first connection may take."""
+    edge = start_edge("127.0.0.1:9", tmp_path / "edge", *SMALL_RUN, "--connect-timeout", "600s")
+    wait_for(lambda: (tmp_path / "edge" / "lock").exists(), "the edge's start")
+    assert "device" in edge.stderr.readline()
+
+    code, _, err = interrupt(edge, signal.SIGTERM)
+
+    assert code == 128 + signal.SIGTERM
+    assert err == "stopped before the cloud answered; the same command starts again\n"
+    assert not (tmp_path / "edge" / "run.json").exists()
