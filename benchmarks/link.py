@@ -4,39 +4,35 @@ python -m benchmarks.link [--quick] [--out FILE]
 
 The rate over any five seconds after the first two, in both directions; the time of one transfer against that
 of the kernel's token bucket filter (tbf) on a veth pair, which needs root; and the bytes that a run counts
-against those that the relay saw.
+against those that the relay saw. With --out, cases that the file holds already are left out.
 """
 
 import contextlib
 import itertools
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
-import grpc
 
 from benchmarks.processes import cloud_at, run_edge, worker_env
 from benchmarks.relay import Relay, rates_bps
 from benchmarks.report import Report, benchmark
-from benchmarks.stream import sink_at, some_hello
-from common.link.framing import wire_bytes
-from common.link.interceptors import LinkInterceptor
+from benchmarks.stream import REPLY_S, sink_at
 from common.units import parse_rate
-from common.wire import convert
-from common.wire.generated import training_pb2_grpc as pb_grpc
 
 RATE_BAR, TIME_BAR, BYTES_BAR = 0.03, 0.03, 0.02
 WINDOW_S, SKIP_S = 5.0, 2.0
-REPLY_BYTES = 2000
+# What a sender and a receiver of batches are given.
+STREAM_S, TRANSFER_S = 20.0, 15.0
 
-# Runs that the link holds up, each some 20 s long: the network, the split point, and the images it takes.
+# Runs that the link holds up, each some 20 s long: bits, images, and the network's stem where it matters.
 DAEMONS = {
     "1mbit": "--bits 4 --train-limit 1600",
     "5mbit": "--bits 8 --train-limit 4000",
@@ -50,6 +46,7 @@ BUSY_UNTIL = 0.95
 
 # What tbf and an interface count beside the payload: 66 bytes of TCP, IP and Ethernet for each 1448.
 ON_ETHERNET = (1448 + 66) / 1448
+ADDRESSES = {"veth-a": "10.77.0.1", "veth-b": "10.77.0.2"}
 
 
 def deviation(pieces: Sequence[tuple[float, int]], rate_bps: float) -> float:
@@ -68,120 +65,123 @@ def deviation(pieces: Sequence[tuple[float, int]], rate_bps: float) -> float:
     return max(abs(rate / rate_bps - 1) for rate in rates)
 
 
+# -------------------------------------------------------------------- a relay as judge
+
+
 def daemons(report: Report, rate: str, options: str) -> None:
     """Train over an emulated link with a relay in the midst of it."""
     arguments = f"{LINK_BOUND} {options} --link-rate {rate}"
+    case = {"command": f"edge-worker train {arguments}"}
+    if report.has("bytes_down_off", case):
+        return
     with tempfile.TemporaryDirectory() as work, cloud_at(Path(work) / "cloud") as cloud:
         with Relay(cloud.address) as relay:
             done = run_edge(relay.address, Path(work) / "edge", *arguments.split())
         if done.returncode:
             raise click.ClickException(f"edge-worker ended with {done.returncode}: {done.stderr}")
         summary = json.loads((Path(work) / "edge" / "summary.json").read_text())
-    case: dict[str, Any] = {"command": f"edge-worker train {arguments}"}
     if not report.quick:
+        report.figure("link_utilisation", case, summary["link_utilisation"], "share")
         strayed = deviation(relay.up.timeline(), parse_rate(rate))
         report.figure("uplink_rate_deviation", case, strayed, "share", at_most=RATE_BAR)
-    counted, seen = summary["bytes_up"] + summary["eval_bytes_up"], relay.up.total
-    case = {**case, "counted": counted, "relay": seen}
-    report.figure("bytes_up_off", case, abs(counted / seen - 1), "share", at_most=BYTES_BAR)
-
-
-def send(to: str, rate: str, seconds: float, shape: bool, within: Sequence[str] = ()) -> dict[str, Any]:
-    """Run the sender of recorded batches; return what it prints."""
-    command = [*within, sys.executable, "-m", "benchmarks.stream", "send", "--to", to, "--rate", rate]
-    command += ["--seconds", str(seconds), *(["--shape"] if shape else [])]
-    done = subprocess.run(command, capture_output=True, text=True, env=worker_env())
-    if done.returncode:
-        raise click.ClickException(f"the sender ended with {done.returncode}: {done.stderr}")
-    printed: dict[str, Any] = json.loads(done.stdout)
-    return printed
+    # Down there are some tens of kilobytes in all, so that a few pings count.
+    for way, counted, seen, bar in (
+        ("up", summary["bytes_up"] + summary["eval_bytes_up"], relay.up.total, BYTES_BAR),
+        ("down", summary["bytes_down"], relay.down.total, None),
+    ):
+        report.figure(f"bytes_{way}_counted", case, counted, "bytes")
+        report.figure(f"bytes_{way}_relay", case, seen, "bytes")
+        report.figure(f"bytes_{way}_off", case, abs(counted / seen - 1), "share", at_most=bar)
 
 
 def uplink(report: Report, rate: str, seconds: float) -> None:
     """Send recorded batches through the shaper and the relay."""
-    with sink_at() as address, Relay(address) as relay:
-        send(relay.address, rate, seconds, shape=True)
-    strayed = deviation(relay.up.timeline(), parse_rate(rate))
     case = {"rate": rate, "sender": "recorded batches"}
+    if report.has("uplink_rate_deviation", case):
+        return
+    with sink_at() as address, Relay(address) as relay:
+        stream("send", "--to", relay.address, "--rate", rate, "--seconds", str(seconds), "--shape")
+    strayed = deviation(relay.up.timeline(), parse_rate(rate))
     report.figure("uplink_rate_deviation", case, strayed, "share", at_most=RATE_BAR)
 
 
 def downlink(report: Report, rate: str, seconds: float) -> None:
-    """Receive replies without end through the shaper, judged by when each of them is handed over.
-
-    A relay cannot judge here: gRPC takes what arrives ahead of its reader.
-    """
-    rate_bps = parse_rate(rate)
-    pieces: list[tuple[float, int]] = []
-    with sink_at(reply_bytes=REPLY_BYTES) as address:
-        link = LinkInterceptor(None, rate_bps, 0.0)
-        hold = threading.Event()
-
-        def requests() -> Iterator[Any]:
-            yield convert.request_to_proto(some_hello())
-            hold.wait()
-
-        with grpc.insecure_channel(address) as channel:
-            stub = pb_grpc.TrainingStub(grpc.intercept_channel(channel, link))  # type: ignore[no-untyped-call]
-            replies = stub.Train(requests())
-            for reply in replies:
-                pieces.append((time.monotonic(), wire_bytes(reply.ByteSize())))
-                if pieces[-1][0] - pieces[0][0] > seconds:
-                    break
-            hold.set()
-            replies.cancel()
-    strayed = deviation(pieces, rate_bps)
-    case = {"rate": rate, "sender": f"replies of {REPLY_BYTES} bytes"}
+    """Receive replies without end through the relay and the shaper."""
+    reply_bytes = int(parse_rate(rate) / 8 * REPLY_S)
+    case = {"rate": rate, "sender": f"replies of {reply_bytes} bytes"}
+    if report.has("downlink_rate_deviation", case):
+        return
+    with sink_at(reply_bytes=reply_bytes) as address, Relay(address) as relay:
+        stream("receive", "--from", relay.address, "--rate", rate, "--seconds", str(seconds))
+        pieces = relay.down.timeline()
+    strayed = deviation(pieces, parse_rate(rate))
     report.figure("downlink_rate_deviation", case, strayed, "share", at_most=RATE_BAR)
+
+
+def stream(*arguments: str, within: Sequence[str] = ()) -> dict[str, Any]:
+    """Run one end of a stream of batches to its end; return what it prints."""
+    command = [*within, sys.executable, "-m", "benchmarks.stream", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env=worker_env())
+    if done.returncode:
+        raise click.ClickException(f"benchmarks.stream ended with {done.returncode}: {done.stderr}")
+    printed: dict[str, Any] = json.loads(done.stdout)
+    return printed
 
 
 # -------------------------------------------------------------------- the kernel as judge
 
 
-def ip(*arguments: str) -> None:
-    """Run iproute2; raises CalledProcessError where it refuses."""
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, text=True)
+class NoKernelError(Exception):
+    """This machine does not let us make namespaces, or has no tbf."""
+
+
+def as_root(*command: str) -> None:
+    """Run a tool of iproute2; raises NoKernelError where it is absent or refuses."""
+    try:
+        subprocess.run(command, check=True, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise NoKernelError(f"there is no {command[0]}") from error
+    except subprocess.CalledProcessError as error:
+        raise NoKernelError(f"{' '.join(command)}: {error.stderr.strip()}") from error
 
 
 @contextlib.contextmanager
-def namespaces() -> Iterator[tuple[str, str]]:
-    """Make two network namespaces joined by a veth pair, 10.77.0.1 and 10.77.0.2, without offloads."""
-    names = ("headwater-a", "headwater-b")
-    try:
-        for name in names:
-            ip("netns", "add", name)
-        ip("link", "add", "veth-a", "netns", names[0], "type", "veth", "peer", "veth-b", "netns", names[1])
-        for name, device, address in zip(
-            names, ("veth-a", "veth-b"), ("10.77.0.1", "10.77.0.2"), strict=True
-        ):
-            ip("-n", name, "address", "add", f"{address}/24", "dev", device)
+def namespaces() -> Iterator[dict[str, str]]:
+    """Make two network namespaces joined by a veth pair without offloads; yields their names by device."""
+    # Named after this process: another one may be measuring beside it.
+    names = {device: f"headwater-{os.getpid()}-{device}" for device in ADDRESSES}
+    with contextlib.ExitStack() as stack:
+        for name in names.values():
+            # Before it is made: Ctrl-C may come in between, and deleting what is not there harms nobody.
+            stack.callback(subprocess.run, ["ip", "netns", "delete", name], capture_output=True)
+            as_root("ip", "netns", "add", name)
+        (near, here), (far, there) = names.items()
+        ends = ["name", near, "netns", here, "type", "veth", "peer", "name", far, "netns", there]
+        as_root("ip", "link", "add", *ends)
+        for device, name in names.items():
+            inside = ("ip", "-n", name)
+            as_root(*inside, "address", "add", f"{ADDRESSES[device]}/24", "dev", device)
             # One packet on the wire for one that tbf counts.
-            ip("-n", name, "link", "set", "dev", device, "gso_max_segs", "1")
-            ip("-n", name, "link", "set", device, "up")
+            as_root(*inside, "link", "set", "dev", device, "gso_max_segs", "1", "up")
         yield names
-    finally:
-        for name in names:
-            with contextlib.suppress(subprocess.CalledProcessError):
-                ip("netns", "delete", name)
 
 
 def against_kernel(report: Report, rate: str, seconds: float) -> None:
     """Time one transfer twice: shaped by us, and shaped by tbf."""
-    try:
-        with namespaces() as (near, far):
-            inside = ("ip", "netns", "exec", near)
-            with sink_at("10.77.0.2:0", within=("ip", "netns", "exec", far)) as address:
-                ours = send(address, rate, seconds, shape=True, within=inside)
-                kernel_rate = f"{round(parse_rate(rate) * ON_ETHERNET)}bit"
-                tbf = f"tbf rate {kernel_rate} burst 20kb latency 200ms"
-                command = [*inside, "tc", "qdisc", "add", "dev", "veth-a", "root", *tbf.split()]
-                subprocess.run(command, check=True, capture_output=True, text=True)
-                kernels = send(address, rate, seconds, shape=False, within=inside)
-    except (subprocess.CalledProcessError, FileNotFoundError) as error:
-        reason = error.stderr.strip() if isinstance(error, subprocess.CalledProcessError) else error
-        click.echo(f"left out: no network namespaces with tbf here ({reason})", err=True)
+    case = {"rate": rate, "sender": "recorded batches"}
+    if report.has("time_off_tbf", case):
         return
-    case = {"rate": rate, "ours_s": ours["seconds"], "tbf_s": kernels["seconds"]}
+    kernel_rate = f"{round(parse_rate(rate) * ON_ETHERNET)}bit"
+    with namespaces() as names:
+        near, far = (("ip", "netns", "exec", name) for name in names.values())
+        with sink_at(f"{ADDRESSES['veth-b']}:0", within=far) as address:
+            transfer = ("send", "--to", address, "--rate", rate, "--seconds", str(seconds))
+            ours = stream(*transfer, "--shape", within=near)
+            tbf = f"tbf rate {kernel_rate} burst 20kb latency 200ms"
+            as_root(*near, "tc", "qdisc", "add", "dev", "veth-a", "root", *tbf.split())
+            kernels = stream(*transfer, within=near)
+    report.figure("transfer_s", {**case, "shaped_by": "us"}, ours["seconds"], "s")
+    report.figure("transfer_s", {**case, "shaped_by": tbf}, kernels["seconds"], "s")
     off = abs(ours["seconds"] / kernels["seconds"] - 1)
     report.figure("time_off_tbf", case, off, "share", at_most=TIME_BAR)
 
@@ -189,17 +189,22 @@ def against_kernel(report: Report, rate: str, seconds: float) -> None:
 @benchmark
 def main(report: Report) -> None:
     """Rates, times and bytes of the emulated link."""
+    # As Ctrl-C does, so that whoever ends this process also ends what it started.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if report.quick:
         daemons(report, "100mbit", "--bits 8 --train-limit 500")
         uplink(report, "20mbit", 8.0)
         return
     for rate, options in DAEMONS.items():
         daemons(report, rate, options)
-    uplink(report, "100mbit", 20.0)
+    uplink(report, "100mbit", STREAM_S)
     for rate in ("1mbit", "5mbit", "20mbit", "100mbit"):
-        downlink(report, rate, 20.0)
-    for rate in ("5mbit", "20mbit"):
-        against_kernel(report, rate, 15.0)
+        downlink(report, rate, STREAM_S)
+    try:
+        for rate in ("5mbit", "20mbit"):
+            against_kernel(report, rate, TRANSFER_S)
+    except NoKernelError as error:
+        click.echo(f"left out: the comparison with the kernel's tbf ({error})", err=True)
 
 
 if __name__ == "__main__":

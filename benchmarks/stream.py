@@ -2,11 +2,13 @@
 
 python -m benchmarks.stream sink --listen HOST:PORT [--reply-bytes N]
 python -m benchmarks.stream send --to HOST:PORT --rate RATE [--shape] [--seconds S]
+python -m benchmarks.stream receive --from HOST:PORT --rate RATE [--seconds S]
 
 The sink speaks the protocol of a cloud, but applies a record by counting it. The sender sends the same
-messages whether it shapes them or not.
+messages whether it shapes them or not. The receiver takes endless replies through a shaped downlink.
 """
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -32,6 +34,8 @@ from common.wire.reassembly import Reassembly, chunks_of
 
 IMAGES, SHAPE = 64, (64, 32, 32)
 CHUNK_S = 0.05
+# What one of the receiver's replies takes on the link, where its size follows the rate.
+REPLY_S = 0.02
 # Chunks that the sender has under way: two seconds of the link.
 WINDOW_CHUNKS = 40
 MAX_RECORD_BYTES = 64 << 20
@@ -128,7 +132,11 @@ def sink_at(
             yield line.removeprefix(LISTENING).strip()
         finally:
             process.stdin.close()  # this ends it
-            process.wait(60)
+            try:
+                process.wait(20)
+            except BaseException:
+                process.kill()
+                raise
 
 
 @click.group()
@@ -146,7 +154,8 @@ def sink(listen: str, reply_bytes: int | None) -> None:
     port = server.add_insecure_port(listen)
     server.start()
     click.echo(f"{LISTENING}{listen.rpartition(':')[0]}:{port}")
-    sys.stdin.read()
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.stdin.read()
     server.stop(None).wait()
 
 
@@ -190,6 +199,37 @@ def send(to: str, rate: float, shape: bool, seconds: float) -> None:
             count += 1
         took_s = time.monotonic() - started
     click.echo(json.dumps({"seconds": took_s, "wire_bytes": wire_bytes, "replies": count}))
+
+
+@main.command()
+@click.option("--from", "source", required=True, help="HOST:PORT of a sink with --reply-bytes.")
+@click.option("--rate", type=RATE, required=True, help="What the downlink carries.")
+@click.option("--seconds", default=10.0, help="When to stop.")
+def receive(source: str, rate: float, seconds: float) -> None:
+    """Take replies as fast as the shaped downlink hands them over; print how many came."""
+    done = threading.Event()
+
+    def requests() -> Iterator[pb.TrainRequest]:
+        yield convert.request_to_proto(some_hello())
+        done.wait()
+
+    # A window of one chunk and no more: else gRPC fetches megabytes ahead of its reader, and who looks at the
+    # connection sees how fast loopback is.
+    window = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", int(rate / 8 * REPLY_S))]
+    count = 0
+    with grpc.insecure_channel(source, window) as channel:
+        intercepted = grpc.intercept_channel(channel, LinkInterceptor(None, rate, 0.0))
+        replies = pb_grpc.TrainingStub(intercepted).Train(requests())  # type: ignore[no-untyped-call]
+        started = time.monotonic()
+        try:
+            for _ in replies:
+                count += 1
+                if time.monotonic() - started > seconds:
+                    break
+        finally:
+            done.set()
+            replies.cancel()
+    click.echo(json.dumps({"seconds": time.monotonic() - started, "replies": count}))
 
 
 if __name__ == "__main__":
