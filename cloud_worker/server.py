@@ -28,6 +28,7 @@ def serve(config: ServeConfig) -> None:
 
     Raises:
         ConfigError: the address is taken, the run directory is in use, or the device does not exist.
+        CheckpointError: what was trained could not be saved at the end.
     """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -43,8 +44,10 @@ def serve(config: ServeConfig) -> None:
     stop.wait()
     log.info("shutting down: ending streams and saving")
     stopped = server.stop(DRAIN_S)
-    sessions.save_all()
-    stopped.wait()
+    try:
+        sessions.save_all()
+    finally:
+        stopped.wait()
 
 
 def start_server(sessions: Sessions, config: ServeConfig) -> tuple[grpc.Server, int]:

@@ -40,14 +40,14 @@ class TrainingService(pb_grpc.TrainingServicer):
                 "install the same headwater on both"
             )
         check_session_id(hello.session_id)
-        session = self._sessions.open(hello)
-        stream = TrainStream(session, hello)
-        try:
-            yield convert.reply_to_proto(session.attach(hello, stream))
-            for ack in stream.serve(requests):
-                yield convert.reply_to_proto(ack)
-        finally:
-            session.detach(stream)  # also where the edge left before it was served
+        with self._sessions.serving(hello) as session:
+            stream = TrainStream(session, hello)
+            try:
+                yield convert.reply_to_proto(session.attach(hello, stream))
+                for ack in stream.serve(requests):
+                    yield convert.reply_to_proto(ack)
+            finally:
+                session.detach(stream)  # also where the edge left before it was served
 
     def ExportBack(
         self, request: pb.ExportRequest, context: grpc.ServicerContext

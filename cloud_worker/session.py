@@ -56,6 +56,9 @@ class Session:
         turns: held during a step, so that sessions on one device take turns.
         clock: monotonic seconds.
         checkpoint_every_s: seconds between saves within an epoch.
+
+    Attributes:
+        failed: a step ended half-way, so that what is in memory is no state of the run; it is never saved.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Session:
         self._num_parts, self._correct, self._loss_sum, self._images = 0, 0, 0.0, 0
         self._counters = Counters()
         self._saved_at = clock()
+        self.failed = False
         self._restore()
 
     # -------------------------------------------------------------- streams
@@ -96,8 +100,11 @@ class Session:
             FencedError: a newer generation has been served.
             SessionError: the edge runs with other settings than the session was opened with.
             CheckpointError: the state cannot be saved.
+            CloudError: a step has failed half-way; the next stream gets the session from its checkpoint.
         """
         with self._lock:
+            if self.failed:
+                raise CloudError(f"session {hello.session_id} is loaded again after a step that failed")
             if hello.generation < self._generation:
                 raise FencedError(
                     f"generation {hello.generation} of session {hello.session_id} came after generation "
@@ -109,8 +116,7 @@ class Session:
                 self._files.write(self.run, hello.generation)
                 self._generation = hello.generation
                 # A restarted edge picks its checkpoint by what is durable here.
-                if self._applied > self._durable:
-                    self._save()
+                self.save()
             if self._stream is not None:
                 self._stream.end(FencedError(TAKEN_OVER))
             self._stream = stream
@@ -170,7 +176,13 @@ class Session:
         self._expect(batch.seq)
         with self._turns:
             started = self._clock()
-            loss = self._back.train(batch.seq, batch.activations, batch.labels)
+            try:
+                loss = self._back.train(batch.seq, batch.activations, batch.labels)
+            except HeadwaterError:  # refused before anything was changed
+                raise
+            except BaseException:
+                self.failed = True
+                raise
             busy_s = self._clock() - started
         self._tell(batch.after, losses=[loss], busy_s=busy_s, batches_applied=1)
 
@@ -248,8 +260,8 @@ class Session:
         with self._lock:
             self.check_current(stream)
             self.forget_losses(losses_from)
-            if save and self._applied > self._durable:
-                self._save()
+            if save:
+                self.save()
 
     def forget_losses(self, below: int) -> None:
         """Drop the losses that the edge has on its disk."""
@@ -276,9 +288,9 @@ class Session:
         return self._applied.batches > self.run.total_batches
 
     @property
-    def idle_and_finished(self) -> bool:
-        """Whether nothing more will be asked of it, but by an edge that starts again."""
-        return self.finished and self._stream is None
+    def is_durable(self) -> bool:
+        """Whether the disk has all that this object has."""
+        return self._applied == self._durable
 
     # -------------------------------------------------------------- saving
 
@@ -290,9 +302,9 @@ class Session:
             self.save()
 
     def save(self) -> None:
-        """Make all that is applied durable."""
+        """Make all that is applied durable; nothing is saved after a step that failed."""
         with self._lock:
-            if self._applied > self._durable:
+            if self._applied > self._durable and not self.failed:
                 self._save()
 
     def _save_if_due(self, record: Record) -> None:

@@ -1,7 +1,11 @@
 """All sessions of one cloud: which are in memory, which are on the disk, how many there may be."""
 
+import logging
 import threading
 import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -9,8 +13,10 @@ import torch
 from cloud_worker.back import Back
 from cloud_worker.session import Session
 from cloud_worker.store import SessionFiles
-from common.errors import CapacityError, NotFoundError, SessionError
+from common.errors import CapacityError, CheckpointError, NotFoundError, SessionError
 from common.wire.messages import Hello, Status
+
+log = logging.getLogger(__name__)
 
 
 class Sessions:
@@ -30,12 +36,14 @@ class Sessions:
         self._device = device
         self._checkpoint_every_s = checkpoint_every_s
         self._max_sessions = max_sessions
-        self._live: dict[str, Session] = {}
+        self._live: dict[str, Session] = {}  # least recently served first
+        self._streams: Counter[Session] = Counter()  # open on each of them
         self._lock = threading.Lock()
         self._turns = threading.Lock()
 
-    def open(self, hello: Hello) -> Session:
-        """Return the session that `hello` names: from memory, from the disk, or a new one.
+    @contextmanager
+    def serving(self, hello: Hello) -> Iterator[Session]:
+        """Hold the session that `hello` names in memory: found there, loaded from the disk, or a new one.
 
         Raises:
             CapacityError: there is no room for another one.
@@ -43,27 +51,42 @@ class Sessions:
             CheckpointError: what was saved is damaged, or the disk is full.
         """
         with self._lock:
-            session = self._live.get(hello.session_id)
-            if session is not None:
-                return session
-            self._make_room()
-            files = SessionFiles(self._run_dir, hello.session_id)
-            run = files.read()[0] if files.exists() else hello.run
-            back = Back(run, self._device)
-            if not files.exists():
-                files.write(run, generation=0)
-            session = Session(files, run, back, self._turns, time.monotonic, self._checkpoint_every_s)
+            session = self._live.pop(hello.session_id, None)
+            if session is None or session.failed:
+                self._make_room()
+                session = self._load(hello)
             self._live[hello.session_id] = session
-            return session
+            self._streams[session] += 1
+        try:
+            yield session
+        finally:
+            with self._lock:
+                self._streams[session] -= 1
+                self._streams += Counter()  # drops those at zero
+
+    def _load(self, hello: Hello) -> Session:
+        files = SessionFiles(self._run_dir, hello.session_id)
+        run = files.read()[0] if files.exists() else hello.run
+        back = Back(run, self._device)
+        if not files.exists():
+            files.write(run, generation=0)
+        return Session(files, run, back, self._turns, time.monotonic, self._checkpoint_every_s)
 
     def _make_room(self) -> None:
-        """Drop finished sessions from memory; their files stay."""
-        for session_id in [name for name, session in self._live.items() if session.idle_and_finished]:
-            del self._live[session_id]
-        if len(self._live) >= self._max_sessions:
+        """Drop sessions that no stream serves from memory, the finished first; their files stay."""
+        idle = [name for name, session in self._live.items() if session not in self._streams]
+        for name in sorted(idle, key=lambda name: not self._live[name].finished):
+            session = self._live[name]
+            if session.failed or (session.is_durable and (session.finished or self._is_full)):
+                del self._live[name]
+        if self._is_full:
             raise CapacityError(
                 f"this cloud already serves {len(self._live)} sessions, which is its limit; try again later"
             )
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._live) >= self._max_sessions
 
     def status(self, session_id: str) -> Status:
         """Return where a session stands; NotFoundError where this cloud does not hold it in memory."""
@@ -87,8 +110,19 @@ class Sessions:
         return files.weights_file
 
     def save_all(self) -> None:
-        """Make every session's state durable."""
+        """Make every session's state durable.
+
+        Raises:
+            CheckpointError: some could not be saved; the others were.
+        """
         with self._lock:
-            sessions = list(self._live.values())
-        for session in sessions:
-            session.shut_down()
+            sessions = dict(self._live)
+        lost: list[CheckpointError] = []
+        for name, session in sessions.items():
+            try:
+                session.shut_down()
+            except CheckpointError as error:
+                log.error("session %s is not saved: %s", name, error)
+                lost.append(error)
+        if lost:
+            raise lost[0]

@@ -279,7 +279,8 @@ class _Link:
 
     def __exit__(self, *_: object) -> None:
         if self.uplink is not None:
-            self.uplink.close()
+            # A record that waits behind a slow link would take its time; it is computed again.
+            self.uplink.close(in_order=self.outbox.settled >= self.outbox.end)
 
     def start(self, position: Position, runlog: RunLog, timing: TrainingTime) -> None:
         """Begin to send; the loop stands at `position`."""

@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 SILENCE_S = 30.0
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 20.0
+# How long a stream may take to end.
+CLOSE_S = 5.0
 
 # What a status means to the edge; any status that is not here is worth another try.
 FATAL = {
@@ -117,15 +119,16 @@ class Uplink:
             self._note = Note(losses_from=losses_from, save=save)
             self._changed.notify_all()
 
-    def close(self, timeout_s: float = 5.0) -> None:
-        """End the stream in order, or after `timeout_s` without."""
+    def close(self, in_order: bool = True) -> None:
+        """End the stream: `in_order` once what is under way is sent, for some seconds at most; or at once."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
-        self._thread.join(timeout_s)
+        if in_order:
+            self._thread.join(CLOSE_S)
         if self._thread.is_alive() and self._call is not None:
             self._call.cancel()
-            self._thread.join(timeout_s)
+        self._thread.join(CLOSE_S)
 
     # -------------------------------------------------------------- the uplink's thread
 

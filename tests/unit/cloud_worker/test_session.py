@@ -169,13 +169,3 @@ def test_the_end_leaves_weights_and_a_summary(session, stream, tmp_path):
     assert (tmp_path / SESSION / "back.safetensors").stat().st_size > 0
     summary = json.loads((tmp_path / SESSION / "summary.json").read_text())
     assert (summary["batches_applied"], summary["duplicates_ignored"], summary["resumes"]) == (6, 1, 0)
-
-
-def test_a_finished_session_is_idle_once_its_stream_has_left(session, stream):
-    """Only then may it be dropped from memory."""
-    apply(session, stream, *batches(0, 1, 2, 3, 4, 5), End(6))
-    assert not session.idle_and_finished
-
-    session.detach(stream)
-
-    assert session.idle_and_finished

@@ -1,13 +1,9 @@
 """Which stream serves a session: generations, take-overs, and settings that must stay what they were."""
 
 import pytest
-import torch
 
-from cloud_worker.service import TrainingService
-from cloud_worker.sessions import Sessions
 from common.errors import CheckpointError, CloudError, FencedError, SessionError
-from common.wire import convert
-from common.wire.messages import End, Position
+from common.wire.messages import Position
 from tests.unit.cloud_worker.fakes import CountingBack, FakeStream, apply, attached, open_session, position
 from tests.unit.records import batch, batches, hello, part
 
@@ -135,20 +131,6 @@ def test_a_stream_goes_on_where_its_successor_cannot_be_written_down(tmp_path, m
     assert old.error is None
     apply(session, old, batch(0))
     assert position(session)[0] == Position(1)
-
-
-def test_an_edge_that_leaves_before_it_is_served_is_let_go(tmp_path, monkeypatch):
-    """A finished session that nobody uses makes room for another one."""
-    monkeypatch.setattr("cloud_worker.sessions.Back", lambda run, device: CountingBack())
-    sessions = Sessions(tmp_path, torch.device("cpu"), 60.0, 1)
-    session = sessions.open(hello())
-    apply(session, attached(session), *batches(0, 1, 2, 3, 4, 5), End(6))
-
-    replies = TrainingService(sessions).Train(iter([convert.request_to_proto(hello())]), None)
-    next(replies)
-    replies.close()
-
-    sessions.open(hello(session_id="00000000-0000-4000-8000-000000000001"))
 
 
 def test_an_evaluation_has_as_many_parts_as_its_first_one_said(session):

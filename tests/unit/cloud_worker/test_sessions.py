@@ -1,0 +1,156 @@
+"""Which sessions a cloud holds in memory, and which of them make room for others."""
+
+import pytest
+import torch
+
+from cloud_worker.service import TrainingService
+from cloud_worker.sessions import Sessions
+from common.errors import CapacityError, CheckpointError, CloudError
+from common.wire import convert
+from common.wire.messages import End, Position
+from tests.unit.cloud_worker.fakes import CountingBack, FakeStream, apply, attached
+from tests.unit.records import SESSION, batch, batches, hello
+
+OTHER = "11111111-1111-4111-8111-111111111111"
+THIRD = "22222222-2222-4222-8222-222222222222"
+
+
+class FailingBack(CountingBack):
+    """Fails half-way through its second step, once what it has learnt is changed."""
+
+    def train(self, seq, activations, labels):
+        """Learn, but not always to the end."""
+        loss = super().train(seq, activations, labels)
+        if seq == 1:
+            raise RuntimeError("out of memory")
+        return loss
+
+
+@pytest.fixture
+def sessions(tmp_path, monkeypatch):
+    """Room for two in memory; their networks only count."""
+    monkeypatch.setattr("cloud_worker.sessions.Back", CountingBack)
+    return Sessions(tmp_path, torch.device("cpu"), 60.0, 2)
+
+
+def trained(sessions, session_id, *records):
+    """Serve `records` to a session and let its edge go; return the session as it was in memory."""
+    request = hello(session_id=session_id)
+    with sessions.serving(request) as session:
+        stream = FakeStream()
+        session.attach(request, stream)
+        apply(session, stream, *records)
+        session.detach(stream)
+    return session
+
+
+def held(sessions, session_id):
+    """Return the session that serves this edge now."""
+    with sessions.serving(hello(session_id=session_id)) as session:
+        return session
+
+
+def test_an_edge_that_comes_back_finds_its_session_in_memory(sessions):
+    session = trained(sessions, SESSION, batch(0))
+
+    assert held(sessions, SESSION) is session
+
+
+def test_an_edge_that_stays_away_makes_room_for_another_and_loses_nothing(sessions):
+    session = trained(sessions, SESSION, batch(0))
+    trained(sessions, OTHER)
+
+    held(sessions, THIRD)
+
+    again = held(sessions, SESSION)
+    assert again is not session
+    assert again.status().applied == Position(1)
+
+
+def test_whoever_was_served_last_stays_longest(sessions):
+    first, second = trained(sessions, SESSION), trained(sessions, OTHER)
+    trained(sessions, SESSION)
+
+    held(sessions, THIRD)
+
+    assert held(sessions, SESSION) is first
+    assert held(sessions, OTHER) is not second
+
+
+def test_a_finished_session_goes_before_an_unfinished_one(sessions):
+    unfinished = trained(sessions, SESSION, batch(0))
+    trained(sessions, OTHER, *batches(0, 1, 2, 3, 4, 5), End(6))
+
+    held(sessions, THIRD)
+
+    assert held(sessions, SESSION) is unfinished
+
+
+def test_sessions_that_are_being_served_stay(sessions):
+    with (
+        sessions.serving(hello()),
+        sessions.serving(hello(session_id=OTHER)),
+        pytest.raises(CapacityError, match="already serves 2 sessions"),
+    ):
+        held(sessions, THIRD)
+
+    held(sessions, THIRD)
+
+
+def test_what_could_not_be_saved_stays_in_memory(sessions, monkeypatch):
+    def full(*_):
+        raise CheckpointError("cannot write")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("cloud_worker.store.SessionFiles.save_state", full)
+        with pytest.raises(CheckpointError):
+            trained(sessions, SESSION, batch(0))
+    trained(sessions, OTHER)
+    held(sessions, THIRD)
+
+    assert held(sessions, SESSION).status().applied == Position(1)
+
+
+def test_an_edge_that_leaves_before_it_is_served_is_let_go(sessions):
+    trained(sessions, OTHER)
+    replies = TrainingService(sessions).Train(iter([convert.request_to_proto(hello())]), None)
+    next(replies)
+    replies.close()
+
+    held(sessions, THIRD)
+
+
+def test_a_step_that_fails_half_way_is_forgotten_and_taken_again(sessions, monkeypatch):
+    """A network that was changed by half a step is no state of the run: it is never saved."""
+    monkeypatch.setattr("cloud_worker.sessions.Back", FailingBack)
+    with sessions.serving(hello()) as session:
+        stream = attached(session)
+        session.apply(batch(0), stream)
+        session.save()
+        with pytest.raises(RuntimeError, match="out of memory"):
+            session.apply(batch(1), stream)
+        session.detach(stream)
+        with pytest.raises(CloudError, match="is loaded again after a step that failed"):
+            session.attach(hello(), FakeStream())
+
+    monkeypatch.setattr("cloud_worker.sessions.Back", CountingBack)
+    again = held(sessions, SESSION)
+
+    assert again is not session
+    assert again.status().applied == Position(1)
+    assert again._back.restored == [0.0, 1.0]
+
+
+def test_a_session_that_cannot_be_saved_does_not_keep_others_from_it(sessions, tmp_path, monkeypatch):
+    with sessions.serving(hello()) as first, sessions.serving(hello(session_id=OTHER)) as second:
+        apply(first, attached(first), batch(0))
+        apply(second, attached(second), batch(0))
+
+        def full(*_):
+            raise CheckpointError("cannot write")
+
+        monkeypatch.setattr(first._files, "save_state", full)
+        with pytest.raises(CheckpointError, match="cannot write"):
+            sessions.save_all()
+
+    assert (first.status().durable, second.status().durable) == (Position(0), Position(1))
