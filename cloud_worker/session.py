@@ -2,7 +2,8 @@
 
 Every record is applied exactly once, in order of position. What was applied before is ignored, so the first
 bytes applied for a position win; a gap is an error. The position, the losses and the results that the edge
-has not yet on its disk are saved in the same atomic write as the weights that they belong to.
+has not yet on its disk are saved in the same atomic write as the weights that they belong to. Two checkpoints
+are kept, and the edge may forget what the older one holds: a damaged newest one costs nothing.
 """
 
 import math
@@ -80,7 +81,9 @@ class Session:
         self._news = threading.Lock()  # held for moments only: an ack never waits for a step
         self._stream: Stream | None = None
         self._generation = files.read()[1]
-        self._applied = self._durable = Position(0)
+        # Where the network stands, where the newest checkpoint does, and where the one before it does.
+        self._applied = self._saved = self._durable = Position(0)
+        self._number = 0  # of the newest checkpoint
         self._first_loss = 0
         self._losses: list[float] = []
         self._results: list[EvaluationResult] = []
@@ -105,6 +108,12 @@ class Session:
         with self._lock:
             if self.failed:
                 raise CloudError(f"session {hello.session_id} is loaded again after a step that failed")
+            if self._applied < hello.kept_from:
+                raise SessionError(
+                    f"the cloud has session {hello.session_id} up to batch {self._applied.batches}, and the edge "
+                    f"keeps its records from batch {hello.kept_from.batches} on: those between are lost; restore "
+                    "the cloud's run directory, or start a new run with another --run-dir"
+                )
             if hello.generation < self._generation:
                 raise FencedError(
                     f"generation {hello.generation} of session {hello.session_id} came after generation "
@@ -115,8 +124,6 @@ class Session:
             if hello.generation > self._generation:
                 self._files.write(self.run, hello.generation)
                 self._generation = hello.generation
-                # A restarted edge picks its checkpoint by what is durable here.
-                self.save()
             if self._stream is not None:
                 self._stream.end(FencedError(TAKEN_OVER))
             self._stream = stream
@@ -169,7 +176,8 @@ class Session:
                 self._evaluate(record)
             else:
                 self._expect(record.after.batches - 1)
-                self._tell(record.after, losses=[math.nan] if isinstance(record, Skip) else [])
+                skipped = isinstance(record, Skip)
+                self._tell(record.after, losses=[math.nan] if skipped else [], batches_skipped=int(skipped))
             self._save_if_due(record)
 
     def _train(self, batch: Batch) -> None:
@@ -261,7 +269,7 @@ class Session:
             self.check_current(stream)
             self.forget_losses(losses_from)
             if save:
-                self.save()
+                self._make_durable()
 
     def forget_losses(self, below: int) -> None:
         """Drop the losses that the edge has on its disk."""
@@ -288,9 +296,9 @@ class Session:
         return self._applied.batches > self.run.total_batches
 
     @property
-    def is_durable(self) -> bool:
+    def is_saved(self) -> bool:
         """Whether the disk has all that this object has."""
-        return self._applied == self._durable
+        return self._applied == self._saved
 
     # -------------------------------------------------------------- saving
 
@@ -302,16 +310,23 @@ class Session:
             self.save()
 
     def save(self) -> None:
-        """Make all that is applied durable; nothing is saved after a step that failed."""
+        """Put all that is applied on the disk; nothing is saved after a step that failed."""
         with self._lock:
-            if self._applied > self._durable and not self.failed:
+            if not self.is_saved and not self.failed:
                 self._save()
 
+    def _make_durable(self) -> None:
+        """Put all that is applied on the disk twice, so that the edge may forget it."""
+        while self._durable < self._applied and not self.failed:
+            self._save()
+
     def _save_if_due(self, record: Record) -> None:
+        if isinstance(record, End):
+            self._make_durable()
+            return
         epoch_ends = isinstance(record, Batch) and (record.seq + 1) % self.run.batches_per_epoch == 0
         evaluated = isinstance(record, EvaluationPart) and record.part + 1 == record.num_parts
-        late = self._clock() - self._saved_at >= self._checkpoint_every_s
-        if epoch_ends or evaluated or late or isinstance(record, End):
+        if epoch_ends or evaluated or self._clock() - self._saved_at >= self._checkpoint_every_s:
             self._save()
 
     def _save(self) -> None:
@@ -328,18 +343,21 @@ class Session:
         }
         tensors = self._back.trainee.state()
         tensors["losses"] = torch.tensor(self._losses, dtype=torch.float64)
-        self._files.save_state(self._applied.batches, tensors, numbers)
-        self._durable = self._applied
+        self._files.save_state(self._number + 1, tensors, numbers)
+        self._number += 1
+        self._durable, self._saved = self._saved, self._applied
         self._saved_at = self._clock()
 
     def _restore(self) -> None:
-        saved = self._files.load_state()
-        if saved is None:
+        states = self._files.load_states()
+        if not states:
             return
-        tensors, numbers = saved
+        if len(states) > 1:
+            self._durable = Position(*states[1].numbers["applied"])
+        self._number, tensors, numbers = states[0]
         self._losses = tensors.pop("losses").tolist()
         self._back.trainee.load_state(tensors)
-        self._applied = self._durable = Position(*numbers["applied"])
+        self._applied = self._saved = Position(*numbers["applied"])
         self._first_loss = numbers["first_loss"]
         self._results = [EvaluationResult(**result) for result in numbers["results"]]
         self._num_parts, self._correct, self._loss_sum, self._images = numbers["evaluation"]

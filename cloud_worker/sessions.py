@@ -77,7 +77,7 @@ class Sessions:
         idle = [name for name, session in self._live.items() if session not in self._streams]
         for name in sorted(idle, key=lambda name: not self._live[name].finished):
             session = self._live[name]
-            if session.failed or (session.is_durable and (session.finished or self._is_full)):
+            if session.failed or (session.is_saved and (session.finished or self._is_full)):
                 del self._live[name]
         if self._is_full:
             raise CapacityError(

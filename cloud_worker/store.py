@@ -11,7 +11,7 @@ import logging
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -28,6 +28,14 @@ def check_session_id(session_id: str) -> None:
     """Refuse everything but a canonical UUID: the id becomes the name of a directory."""
     if not _UUID.fullmatch(session_id):
         raise WireError(f"a session id must be a lower-case UUID, got {session_id[:64]!r}")
+
+
+class SavedState(NamedTuple):
+    """One checkpoint: its number, and what was saved under it."""
+
+    number: int
+    tensors: dict[str, Tensor]
+    numbers: dict[str, Any]
 
 
 class SessionFiles:
@@ -65,7 +73,7 @@ class SessionFiles:
         write_atomic(self._session_file, _json({"run": asdict(run), "generation": generation}))
 
     def save_state(self, number: int, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-        """Write one checkpoint, and drop all but it and the one before.
+        """Write checkpoint `number`, and drop all but it and the one before.
 
         One with a higher number was damaged, or it would have been loaded: it is dropped, too.
         """
@@ -73,23 +81,23 @@ class SessionFiles:
         store.save(number, tensors, numbers)
         store.keep_only({*[kept for kept in store.numbers() if kept <= number][-2:]})
 
-    def load_state(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """Return the newest checkpoint that is whole, or None where there is none at all.
+    def load_states(self) -> list[SavedState]:
+        """Return the checkpoints that are whole, the newest first.
 
         Raises:
             CheckpointError: there are checkpoints, and all are damaged.
         """
         store = self._checkpoints()
-        damage: CheckpointError | None = None
+        states, damage = [], None
         for number in reversed(store.numbers()):
             try:
-                return store.load(number)
+                states.append(SavedState(number, *store.load(number)))
             except CheckpointError as error:
-                log.warning("%s; trying the one before", error)
+                log.warning("%s; it is passed over", error)
                 damage = error
-        if damage is not None:
+        if damage is not None and not states:
             raise damage
-        return None
+        return states
 
     def finish(self, weights: bytes, summary: dict[str, Any]) -> None:
         """Write what a complete run leaves behind."""

@@ -1,18 +1,19 @@
 """The edge's checkpoints, and which of them a run may resume from.
 
-A checkpoint can be resumed from only where the cloud has durably what was sent before it: whatever waited to
-be sent is gone with the process. So the last two are kept, and the newest that the cloud has caught up with.
+A checkpoint can be resumed from where the records before it are in the spool, or durable at the cloud. They
+are committed to the spool before it is written: its appearance under its name is what makes both count.
+The last two are kept, so that a damaged newest one costs some batches that are computed again.
 """
 
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from common.checkpoint import CheckpointStore
-from common.errors import CheckpointError, SessionError
+from common.errors import CheckpointError
 from common.wire.messages import Position
 from edge_worker.runlog import LogMark
 
@@ -29,82 +30,81 @@ class Checkpoint:
     Attributes:
         position: where the stream stands after all that was offered before.
         mark: where metrics.jsonl stands.
-        durable: what the cloud had durably when it was written.
+        totals: what the run had cost.
         tensors: the front's state; None at the very beginning.
     """
 
     position: Position = BEGINNING
     mark: LogMark = EMPTY_LOG
-    durable: Position = BEGINNING
+    totals: dict[str, Any] = field(default_factory=dict)
     tensors: dict[str, Tensor] | None = None
 
 
 class EdgeCheckpoints:
-    """Saves, prunes and finds the edge's checkpoints.
+    """Saves, prunes and finds the edge's checkpoints in one directory."""
 
-    Args:
-        directory: where they are.
-        alone: whether there is no cloud to agree with.
-    """
-
-    def __init__(self, directory: Path, alone: bool) -> None:
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self._store = CheckpointStore(directory)
-        self._alone = alone
         self._kept: dict[int, Checkpoint] = {}  # without tensors
+        damaged = 0
         for number in self._store.numbers():
             try:
                 _, numbers = self._store.load(number)
             except CheckpointError as error:
                 log.warning("%s; it is passed over", error)
+                damaged += 1
                 continue
             self._kept[number] = _from_numbers(numbers)
-        self._durable = max((kept.durable for kept in self._kept.values()), default=BEGINNING)
+        # Before the first one there is the beginning.
+        self._can_begin_anew = len(self._kept) + damaged < 2
 
-    def newest_up_to(self, durable: Position) -> Checkpoint:
-        """Return the newest checkpoint that the cloud has caught up with, or the very beginning.
+    def newest_up_to(self, covered: Position) -> Checkpoint:
+        """Return the newest checkpoint whose records are there up to `covered`, or the very beginning.
 
         Newer ones are removed: they mark places in a log that is about to be cut back and written anew.
 
         Raises:
-            SessionError: the cloud has less than it had confirmed to have.
+            CheckpointError: there is none that can be resumed from.
         """
-        if not self._alone and durable < self._durable:
-            raise SessionError(
-                f"the cloud stands at batch {durable.batches}, but had confirmed to have batch "
-                f"{self._durable.batches} durably; restore its run directory, or start with a new --run-dir"
-            )
         for number in sorted(self._kept, reverse=True):
-            if self._alone or self._kept[number].position <= durable:
+            if self._kept[number].position <= covered:
                 tensors, numbers = self._store.load(number)
+                self._store.keep_only(set(self._kept))
                 return _from_numbers(numbers, tensors)
             del self._kept[number]
-            self._store.keep_only(set(self._kept))
+        if not self._can_begin_anew:
+            raise CheckpointError(
+                f"no checkpoint in {self._directory} can be resumed from: the records that they stand on are "
+                f"whole up to batch {covered.batches} only; start a new run with another --run-dir"
+            )
+        self._store.keep_only(set())
         return Checkpoint()
 
-    def save(self, position: Position, mark: LogMark, durable: Position, tensors: dict[str, Tensor]) -> None:
-        """Write a checkpoint and drop those that no resume will ask for."""
-        numbers = {"position": list(position), "durable": list(durable), "mark": asdict(mark)}
+    def save(
+        self, position: Position, mark: LogMark, totals: dict[str, Any], tensors: dict[str, Tensor]
+    ) -> None:
+        """Write a checkpoint; the last two are kept."""
+        numbers = {"position": list(position), "mark": asdict(mark), "totals": totals}
         self._store.save(position.batches, tensors, numbers)
-        there = {**self._kept, position.batches: Checkpoint(position=position, mark=mark, durable=durable)}
-        self._durable = durable
-        caught_up = [n for n, kept in there.items() if self._alone or kept.position <= durable]
-        keep = {*sorted(there)[-2:], *sorted(caught_up)[-1:]}
+        there = {**self._kept, position.batches: Checkpoint(position=position, mark=mark, totals=totals)}
+        self._can_begin_anew = self._can_begin_anew and len(there) < 2
         # Replaced, not changed: the uplink's thread reads it.
-        self._kept = {number: kept for number, kept in there.items() if number in keep}
-        self._store.keep_only(keep)
+        self._kept = {number: there[number] for number in sorted(there)[-2:]}
+        self._store.keep_only(set(self._kept))
 
     @property
     def losses_from(self) -> int:
         """The cloud's losses below this are on disk, whichever checkpoint is resumed from."""
-        marks = [kept.mark.losses for kept in self._kept.values() if kept.position <= self._durable]
-        return min(marks, default=0)
+        marks = [kept.mark.losses for kept in self._kept.values()]
+        return 0 if self._can_begin_anew else min(marks, default=0)
 
 
 def _from_numbers(numbers: dict[str, Any], tensors: dict[str, Tensor] | None = None) -> Checkpoint:
     mark = numbers["mark"]
     return Checkpoint(
         position=Position(*numbers["position"]),
-        durable=Position(*numbers["durable"]),
+        totals=numbers["totals"],
         mark=LogMark(**{**mark, "results": tuple(mark["results"])}),
         tensors=tensors,
     )

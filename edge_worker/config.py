@@ -23,6 +23,8 @@ MAY_CHANGE = frozenset(
         "link_latency",
         "window",
         "spool",
+        "spool_memory",
+        "spool_full",
         "checkpoint_every",
         "eval_every",
         "log_level",
@@ -87,6 +89,15 @@ class TrainConfig:
         type=SIZE,
         show_default=False,
     )
+    spool_memory: int = flag(
+        128 * MiB,
+        "how many of them in memory; the rest lies in the run directory  [default: 128MiB]",
+        type=SIZE,
+        show_default=False,
+    )
+    spool_full: str = flag(
+        "wait", "what a full spool does: wait for the cloud, or drop the oldest batches, counted"
+    )
     run_dir: Path = flag(Path("runs/edge"), "where the run lives; the same one again resumes", type=_FOLDER)
     seed: int = flag(0, "seed of weights, order and augmentation", type=int)
     device: str = flag("auto", "where the front trains: auto, cpu, cuda or cuda:N")
@@ -120,6 +131,8 @@ class TrainConfig:
             raise ConfigError(f"--lr must be above 0, got {self.lr}")
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"--momentum must be in [0, 1), got {self.momentum}")
+        if self.spool_full not in ("wait", "drop"):
+            raise ConfigError(f"--spool-full must be wait or drop, got {self.spool_full!r}")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ConfigError(f"--precision must be auto, float32 or bfloat16, got {self.precision!r}")
 

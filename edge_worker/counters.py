@@ -5,6 +5,7 @@ of counting, and an SD card is spared.
 """
 
 import json
+import logging
 import os
 import threading
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from typing import Any
 
 from common.errors import CheckpointError
 from common.metrics import peak_rss_bytes
+
+log = logging.getLogger(__name__)
 
 SAVE_EVERY_S = 1.0
 
@@ -29,6 +32,7 @@ class Totals:
         bytes_down: TCP payload received.
         delivered_bytes: record bytes that the cloud confirmed, evaluation excluded.
         edge_busy_s: seconds in which the edge trained or encoded.
+        edge_wait_s: seconds in which it waited for room in the spool.
         link_busy_s: seconds in which the uplink carried training records.
         train_wall_s: see `TrainingTime`.
         edge_peak_rss_bytes: the largest memory of any life.
@@ -40,6 +44,7 @@ class Totals:
     bytes_down: int = 0
     delivered_bytes: int = 0
     edge_busy_s: float = 0.0
+    edge_wait_s: float = 0.0
     link_busy_s: float = 0.0
     train_wall_s: float = 0.0
     edge_peak_rss_bytes: int = 0
@@ -47,14 +52,29 @@ class Totals:
 
 
 class Counters:
-    """Totals that several threads add to, kept in a file."""
+    """Totals that several threads add to, kept in a file.
+
+    Args:
+        path: the file.
+        clock: monotonic seconds.
+    """
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
         self._path = path
         self._clock = clock
         self._lock = threading.Lock()
-        self._totals = _read(path)
+        totals = _read(path)
+        self._is_known = totals is not None
+        self._totals = totals or Totals()
         self._saved_at = clock()
+
+    def start(self, saved: dict[str, Any]) -> None:
+        """Begin a life; `saved` are the checkpoint's totals, for where the file is gone or damaged."""
+        with self._lock:
+            if not self._is_known and saved:
+                for name, value in saved.items():
+                    setattr(self._totals, name, getattr(self._totals, name) + value)
+            self._totals.lives += 1
 
     def add(self, **more: float) -> None:
         """Add to the totals of these names."""
@@ -87,16 +107,16 @@ class Counters:
             ) from error
 
 
-def _read(path: Path) -> Totals:
+def _read(path: Path) -> Totals | None:
+    """Return what the file says; None where it is not there, or was cut off by a loss of power."""
     try:
         values: dict[str, Any] = json.loads(path.read_text())
         return Totals(**values)
     except FileNotFoundError:
-        return Totals()
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(
-            f"{path} is damaged ({error}); remove it to go on without its counts"
-        ) from error
+        return None
+    except (OSError, ValueError, TypeError) as error:
+        log.warning("%s is damaged (%s); counting goes on from the last checkpoint", path, error)
+        return None
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from common.codec import encode
 from common.data.datasets import Dataset
@@ -104,7 +104,7 @@ class TrainingLoop:
         self._log.edge_batch(batch.seq, loss, self._optimisation.lr_at(batch.seq))
         if record is not None:
             # Returns at once while the spool has room: the link never holds the edge up.
-            self._outbox.offer(record)
+            self._counters.add(edge_wait_s=self._outbox.offer(record))
         else:
             self._timing.applied(batch.seq + 1, now)
         self._counters.save(self._timing.value(now), now)
@@ -123,17 +123,21 @@ class TrainingLoop:
             if send:
                 packed = encode(activations, self._config.bits)
                 labels = tuple(part.labels.tolist())
-                self._outbox.offer(EvaluationPart(done, part.seq, num_parts, packed, labels))
+                offered = EvaluationPart(done, part.seq, num_parts, packed, labels)
+                self._counters.add(edge_wait_s=self._outbox.offer(offered))
         self._log.edge_evaluation(done, correct, total)
 
     def _checkpoint_is_due(self) -> bool:
         return time.monotonic() - self._saved_at >= self._config.checkpoint_every
 
     def _save(self, done: int) -> None:
+        mark = self._log.mark()
+        totals = asdict(self._counters.totals())
+        # In this order: a checkpoint counts once it is there, and so must what it stands on.
+        self._outbox.commit()
         # Without a cloud nothing is offered, and the batch alone says where the run stands.
         position = self._outbox.end if self._uplink is not None else Position(done)
-        state = self._front.trainee.state()
-        self._checkpoints.save(position, self._log.mark(), self._outbox.settled, state)
+        self._checkpoints.save(position, mark, totals, self._front.trainee.state())
         self._saved_at = time.monotonic()
         if self._uplink is not None:
             self._uplink.note(self._checkpoints.losses_from)

@@ -1,33 +1,55 @@
 """What waits to be sent, and what was sent but is not yet durable at the cloud.
 
 The training loop offers records; the uplink takes them in order. A record is dropped only once the cloud has
-it durably, so that a broken link or a restarted cloud loses nothing. When the outbox is full, offering
-waits.
+it durably, so that a broken link or a restarted cloud loses nothing. Beyond a bound of memory records lie in
+the spool on the disk. When the outbox is full, offering waits, or gives up the oldest batches.
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from common.errors import HeadwaterError, SessionError
 from common.wire.convert import record_to_bytes
-from common.wire.messages import EvaluationPart, Position, Record
+from common.wire.messages import Batch, EvaluationPart, Position, Record, Skip
+from edge_worker.spool import Entry, Kept, Spool
+
+# What keeping a record costs beside its bytes; counted, so that the shortest record takes room too.
+RECORD_OVERHEAD = 256
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Parcel:
     """One serialised record.
 
     Attributes:
-        after: where the stream stands once it is applied.
-        data: its bytes.
-        evaluation: whether it belongs to an evaluation; such bytes are counted apart.
+        kept: where it belongs, and its size.
+        data: its bytes; None where they lie in the spool only.
+        spooled: whether the spool has it as it is.
+        droppable: whether it is a batch, which a Skip may stand for.
     """
 
-    after: Position
-    data: bytes
-    evaluation: bool
+    kept: Kept
+    data: bytes | None
+    spooled: bool
+    droppable: bool = False
+
+    @property
+    def after(self) -> Position:
+        """Where the stream stands once it is applied."""
+        return self.kept.after
+
+    @property
+    def evaluation(self) -> bool:
+        """Whether it belongs to an evaluation; such bytes are counted apart."""
+        return self.kept.evaluation
+
+    @property
+    def room(self) -> int:
+        """Bytes that it takes of the outbox."""
+        return self.kept.size + RECORD_OVERHEAD
 
 
 class Outbox:
@@ -35,46 +57,146 @@ class Outbox:
 
     Args:
         limit_bytes: how many bytes of records may wait here; one record always fits.
+        memory_bytes: how many of them in memory, the rest in the spool.
+        spool: where records outlast this process; None keeps all in memory.
+        drop: give up the oldest batches not yet sent where it is full, rather than wait.
 
     Attributes:
         changed: notified at every change; the uplink waits on it for its own events too.
     """
 
-    def __init__(self, limit_bytes: int) -> None:
+    def __init__(
+        self, limit_bytes: int, memory_bytes: int = 1 << 62, spool: Spool | None = None, drop: bool = False
+    ) -> None:
         self.changed = threading.Condition()
         self._limit = limit_bytes
+        self._memory_limit = memory_bytes
+        self._spool = spool
+        self._drop = drop
         self._parcels: deque[Parcel] = deque()
-        self._bytes = 0
+        self._room = 0  # that all of them take
+        self._memory = 0  # bytes of those whose data is here
         self._taken = 0  # how many of `_parcels` the current stream has taken
         self._applied_parcels = 0  # how many of them the cloud has applied, but not durably
-        self._unsaved_bytes = 0  # of those
+        self._unsaved = 0  # room that those take
         self._settled = self._applied = self._end = Position(0)
         self._error: HeadwaterError | None = None
         self._leaving = False
 
-    def start(self, position: Position, applied: Position, durable: Position) -> None:
-        """Set where the edge stands, and where the cloud does, before anything is offered."""
+    # -------------------------------------------------------------- for the training thread
+
+    def start(self, position: Position, settled: Position) -> None:
+        """Set where the edge stands and what the cloud has durably, before anything is offered.
+
+        What the spool has in between is taken over; the rest of it is dropped.
+        """
         with self.changed:
-            self._end, self._applied, self._settled = position, applied, durable
+            self._end, self._applied, self._settled = position, settled, settled
+            if self._spool is not None:
+                self._spool.restart(settled, position)
+                for kept in self._spool.records:
+                    if settled < kept.after <= position:
+                        self._append(Parcel(kept, None, spooled=True))
             self.changed.notify_all()
 
-    def offer(self, record: Record) -> None:
-        """Add the next record; waits while the outbox is full.
+    def offer(self, record: Record) -> float:
+        """Add the next record; waits while the outbox is full, unless it may give up batches.
+
+        Returns:
+            Seconds that it had to wait.
+
+        Raises:
+            HeadwaterError: the uplink has failed for good, for this reason.
+            CheckpointError: the record cannot be spooled.
+        """
+        data = record_to_bytes(record)
+        with self.changed:
+            kept = Kept(self._end, record.after, isinstance(record, EvaluationPart), len(data))
+            parcel = Parcel(kept, data, spooled=False, droppable=isinstance(record, Batch))
+            waited_s = self._wait_for_room(parcel.room)
+            self.check()
+            self._end = record.after
+            wanted, settled = record.after > self._settled, self._settled
+            full = self._memory + len(data) > self._memory_limit and not self._free_memory(len(data))
+        if wanted and full and self._spool is not None:
+            # Not under the lock: the uplink need not wait for the disk.
+            self._spool.write([Entry(kept, data)], settled, synced=False)
+            parcel.data, parcel.spooled = None, True
+        with self.changed:
+            if wanted:
+                self._append(parcel)
+            self.changed.notify_all()
+        return waited_s
+
+    def commit(self) -> None:
+        """Have all that was offered on the disk before a checkpoint is written that stands on it.
+
+        Raises:
+            CheckpointError: the disk is full or gone.
+        """
+        if self._spool is None:
+            return
+        with self.changed:
+            fresh = [(parcel, parcel.data) for parcel in self._parcels if not parcel.spooled]
+            settled = self._settled
+        entries = [Entry(parcel.kept, data) for parcel, data in fresh if data is not None]
+        self._spool.write(entries, settled, synced=True)
+        with self.changed:
+            for parcel, _ in fresh:
+                parcel.spooled = True
+
+    def drain(self, told: Callable[[], bool]) -> bool:
+        """Wait until all that was offered is durable; False if the run is being interrupted before.
+
+        Args:
+            told: whether the cloud has told all that it knows; asked again whenever it confirms something.
 
         Raises:
             HeadwaterError: the uplink has failed for good, for this reason.
         """
-        parcel = Parcel(record.after, record_to_bytes(record), isinstance(record, EvaluationPart))
         with self.changed:
-            while self._parcels and self._bytes + len(parcel.data) > self._limit and not self._leaving:
-                self.check()
-                self.changed.wait()
+            self.changed.wait_for(lambda: (self._is_settled() and told()) or self._leaving)
+            return self._is_settled() and told()
+
+    def _wait_for_room(self, room: int) -> float:
+        waited_s = 0.0
+        while self._parcels and self._room + room > self._limit and not self._leaving:
             self.check()
-            self._end = parcel.after
-            if parcel.after > self._settled:
-                self._parcels.append(parcel)
-                self._bytes += len(parcel.data)
-            self.changed.notify_all()
+            if self._drop and self._give_up_oldest():
+                continue
+            started = time.monotonic()
+            self.changed.wait()
+            waited_s += time.monotonic() - started
+        return waited_s
+
+    def _give_up_oldest(self) -> bool:
+        """Let a Skip stand for the oldest batch that no stream has taken; False where there is none."""
+        for index in range(self._taken, len(self._parcels)):
+            parcel = self._parcels[index]
+            if parcel.droppable and parcel.after > self._applied:
+                data = record_to_bytes(Skip(parcel.after.batches - 1))
+                self._room -= parcel.kept.size - len(data)
+                self._memory += len(data) - (len(parcel.data) if parcel.data is not None else 0)
+                kept = Kept(parcel.kept.before, parcel.after, False, len(data))
+                self._parcels[index] = Parcel(kept, data, spooled=False)
+                return True
+        return False
+
+    def _free_memory(self, wanted: int) -> bool:
+        """Let go of the bytes that the spool has too and that were sent; True if so many are free now."""
+        for index in range(self._taken):
+            parcel = self._parcels[index]
+            if parcel.spooled and parcel.data is not None:
+                self._memory -= len(parcel.data)
+                parcel.data = None
+        return self._memory + wanted <= self._memory_limit
+
+    def _append(self, parcel: Parcel) -> None:
+        self._parcels.append(parcel)
+        self._room += parcel.room
+        self._memory += len(parcel.data) if parcel.data is not None else 0
+
+    # -------------------------------------------------------------- for the uplink
 
     def take(self) -> Parcel | None:
         """Return the next record to send, or None when all are sent; never waits."""
@@ -85,6 +207,18 @@ class Outbox:
                 if parcel.after > self._applied:
                     return parcel
             return None
+
+    def data_of(self, parcel: Parcel) -> bytes:
+        """Return a parcel's bytes, from the spool where they are no longer in memory.
+
+        Raises:
+            CheckpointError: the spool is damaged.
+        """
+        data = parcel.data  # the training thread may let go of it at any time
+        if data is not None:
+            return data
+        assert self._spool is not None  # else all data stays in memory
+        return self._spool.read(parcel.after)
 
     def rewind(self, applied: Position) -> None:
         """Start over for a new stream, from where the cloud stands.
@@ -100,57 +234,35 @@ class Outbox:
                     "or start with a new --run-dir"
                 )
             self._applied = applied
-            self._taken = self._applied_parcels = self._unsaved_bytes = 0
+            self._taken = self._applied_parcels = self._unsaved = 0
 
     def confirm(self, applied: Position, durable: Position) -> None:
         """Take what the cloud says it has; records that it has durably are dropped."""
         with self.changed:
+            self._applied = max(self._applied, applied)
             self._settled = max(self._settled, durable)
             while self._applied_parcels < len(self._parcels):
                 parcel = self._parcels[self._applied_parcels]
                 if parcel.after > applied:
                     break
                 self._applied_parcels += 1
-                self._unsaved_bytes += len(parcel.data)
+                self._unsaved += parcel.room
             while self._parcels and self._parcels[0].after <= durable:
-                size = len(self._parcels.popleft().data)
-                self._bytes -= size
-                self._unsaved_bytes -= size
+                parcel = self._parcels.popleft()
+                self._room -= parcel.room
+                self._memory -= len(parcel.data) if parcel.data is not None else 0
+                self._unsaved -= parcel.room
                 self._applied_parcels -= 1
                 self._taken = max(0, self._taken - 1)
             self.changed.notify_all()
-
-    def wait_settled(self, timeout_s: float | None = None) -> bool:
-        """Wait until all that was offered is durable; False if that takes longer than `timeout_s`.
-
-        Raises:
-            HeadwaterError: the uplink has failed for good, for this reason.
-        """
-        with self.changed:
-            return self.changed.wait_for(self._is_settled, timeout_s)
-
-    def drain(self, told: Callable[[], bool]) -> bool:
-        """Wait until all that was offered is durable; False if the run is being interrupted before.
-
-        Args:
-            told: whether the cloud has told all that it knows; asked again whenever it confirms something.
-
-        Raises:
-            HeadwaterError: the uplink has failed for good, for this reason.
-        """
-        with self.changed:
-            self.changed.wait_for(lambda: (self._is_settled() and told()) or self._leaving)
-            return self._is_settled() and told()
-
-    def _is_settled(self) -> bool:
-        self.check()
-        return self._settled >= self._end
 
     def fail(self, error: HeadwaterError) -> None:
         """Let whoever offers or waits know that nothing will be sent any more."""
         with self.changed:
             self._error = error
             self.changed.notify_all()
+
+    # -------------------------------------------------------------- for both
 
     def leave(self) -> None:
         """Let offers pass and draining end without waiting: the run is being interrupted."""
@@ -162,6 +274,10 @@ class Outbox:
         """Raise the uplink's failure, if there is one."""
         if self._error is not None:
             raise self._error
+
+    def _is_settled(self) -> bool:
+        self.check()
+        return self._settled >= self._end
 
     @property
     def leaving(self) -> bool:
@@ -180,10 +296,10 @@ class Outbox:
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes of the records held here."""
-        return self._bytes
+        """Bytes that the records held here take."""
+        return self._room
 
     @property
     def wants_save(self) -> bool:
         """Whether it is over half full, and a save at the cloud would free a good part of it."""
-        return self._bytes > self._limit // 2 and self._unsaved_bytes > self._limit // 4
+        return self._room > self._limit // 2 and self._unsaved > self._limit // 4

@@ -5,7 +5,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from common.checkpoint import tensors_to_bytes, write_atomic
 from common.codec import WIDTHS, packed_bytes
 from common.data.datasets import Dataset, open_dataset
 from common.data.sampler import batches_per_epoch
-from common.errors import ConfigError
+from common.errors import ConfigError, SessionError
 from common.models.catalogue import ModelSpec
 from common.rundir import lock_run_dir
 from common.strategies import Strategy, find_strategy
@@ -30,14 +30,14 @@ from edge_worker.network import EdgeNetwork, build_network
 from edge_worker.outbox import Outbox
 from edge_worker.rundir import Identity, RunDir
 from edge_worker.runlog import RunLog
+from edge_worker.spool import Spool
 from edge_worker.summary import make_summary
 from edge_worker.uplink import Uplink
 
 log = logging.getLogger(__name__)
 
-# How long an interrupted run waits for the cloud to catch up, so that little is trained twice; half of what
-# Docker grants before it kills.
-FLUSH_S = 5.0
+# Later than any place in a stream.
+EVERYTHING = Position(1 << 62)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,74 +140,99 @@ class Work:
         """Train to the end, or until a signal comes."""
         log.info("device %s, threads %d, %s", self.front.trainee.device, self.config.threads, self.precision)
         identity = run_dir.identity()
-        checkpoints = EdgeCheckpoints(run_dir.checkpoints, alone=not self.strategy.uses_cloud)
+        checkpoints = EdgeCheckpoints(run_dir.checkpoints)
         counters = Counters(run_dir.counters_file, time.monotonic)
-        outbox = Outbox(self.config.spool)
-        link = _Link(self, identity, outbox, counters, checkpoints)
-        with _stop_on_signals(outbox) as stop, link:
-            if outbox.leaving:
-                return Outcome(summary=None, stopped_after=None, signal=stop.number)
-            checkpoint = self._checkpoint(checkpoints, link.welcome)
+        with ExitStack() as stack:
+            spool = self._open_spool(run_dir, stack)
+            outbox = Outbox(
+                self.config.spool, self.config.spool_memory, spool, drop=self.config.spool_full == "drop"
+            )
+            stop = stack.enter_context(_stop_on_signals(outbox))
+            link = stack.enter_context(_Link(self, identity, outbox, counters, checkpoints))
+            # A run that the cloud knows, and whose records are all here, need not wait for it.
+            if run_dir.is_new or (spool is not None and spool.damage):
+                link.connect()
+                if outbox.leaving:
+                    return Outcome(summary=None, stopped_after=None, signal=stop.number)
+            checkpoint = self._resume(checkpoints, outbox, spool, link.welcome)
             run_dir.begin(self.settings, identity)
-            if checkpoint.tensors is not None:
-                self.front.trainee.load_state(checkpoint.tensors)
-                log.info("resuming from batch %d of %d", checkpoint.position.batches, self.plan.total_batches)
-            counters.add(lives=1)
-            per_epoch = self.plan.batches_per_epoch
-            timing = TrainingTime(
-                per_epoch, counters.totals().train_wall_s, checkpoint.position.batches // per_epoch
-            )
-            with Display(self.config, self.plan, counters, outbox) as display:
-                runlog = RunLog(run_dir.metrics_file, per_epoch, checkpoint.mark, display.event)
-                display.start(checkpoint.position.batches)
-                link.start(checkpoint.position, runlog, timing)
-                loop = TrainingLoop(
-                    config=self.config,
-                    plan=self.plan,
-                    dataset=self.dataset,
-                    front=self.front,
-                    optimisation=self.optimisation,
-                    outbox=outbox,
-                    uplink=link.uplink,
-                    log=runlog,
-                    counters=counters,
-                    timing=timing,
-                    checkpoints=checkpoints,
-                    stop=stop.event,
-                )
-                finished = loop.run(checkpoint.position)
-                if finished:
-                    display.drain()
-                    finished = outbox.drain(lambda: link.has_told(self.plan.total_batches))
-                if not finished:
-                    self._let_catch_up(link, checkpoints, counters, timing)
-                    stopped_after = min(loop.done, self.plan.total_batches)
-                    return Outcome(summary=None, stopped_after=stopped_after, signal=stop.number)
-            counters.save(timing.value(time.monotonic()))
-            runlog.mark()
-            summary = make_summary(
-                self.config,
-                self.plan,
-                self.dataset,
-                self.precision,
-                counters.totals(),
-                runlog,
-                link.last_ack,
-            )
-            self._write_results(run_dir, summary)
+            counters.start(checkpoint.totals)
+            summary, batches = self._train(run_dir, checkpoint, checkpoints, counters, outbox, link, stop)
+            if summary is None:
+                return Outcome(summary=None, stopped_after=batches, signal=stop.number)
+        if spool is not None:
+            spool.remove()
         return Outcome(summary=summary)
 
-    def _checkpoint(self, checkpoints: EdgeCheckpoints, welcome: Welcome | None) -> Checkpoint:
-        return checkpoints.newest_up_to(welcome.durable if welcome is not None else Position(0))
+    def _open_spool(self, run_dir: RunDir, stack: ExitStack) -> Spool | None:
+        if not self.strategy.uses_cloud:
+            return None
+        spool = Spool(run_dir.spool_file)
+        stack.callback(spool.close)
+        return spool
 
-    def _let_catch_up(
-        self, link: "_Link", checkpoints: EdgeCheckpoints, counters: Counters, timing: TrainingTime
-    ) -> None:
-        """Give the cloud a moment, so that the newest checkpoint can be resumed from."""
+    def _resume(
+        self, checkpoints: EdgeCheckpoints, outbox: Outbox, spool: Spool | None, welcome: Welcome | None
+    ) -> Checkpoint:
+        """Restore the newest checkpoint whose records are there, and have the outbox stand where it does."""
+        if spool is None:
+            checkpoint = checkpoints.newest_up_to(EVERYTHING)
+        else:
+            known = [spool.start, welcome.durable if welcome is not None else None, Position(0)]
+            settled = max(position for position in known if position is not None)
+            checkpoint = checkpoints.newest_up_to(max(settled, spool.end or settled))
+            outbox.start(checkpoint.position, settled)
+        if checkpoint.tensors is not None:
+            self.front.trainee.load_state(checkpoint.tensors)
+            log.info("resuming from batch %d of %d", checkpoint.position.batches, self.plan.total_batches)
+        return checkpoint
+
+    def _train(
+        self,
+        run_dir: RunDir,
+        checkpoint: Checkpoint,
+        checkpoints: EdgeCheckpoints,
+        counters: Counters,
+        outbox: Outbox,
+        link: "_Link",
+        stop: "_Stop",
+    ) -> tuple[dict[str, Any] | None, int]:
+        """Return the summary, or None where the run was interrupted, and the batches trained."""
+        per_epoch = self.plan.batches_per_epoch
+        done = checkpoint.position.batches
+        timing = TrainingTime(per_epoch, counters.totals().train_wall_s, done // per_epoch)
+        with Display(self.config, self.plan, counters, outbox) as display:
+            runlog = RunLog(run_dir.metrics_file, per_epoch, checkpoint.mark, display.event)
+            display.start(done)
+            link.start(runlog, timing)
+            loop = TrainingLoop(
+                config=self.config,
+                plan=self.plan,
+                dataset=self.dataset,
+                front=self.front,
+                optimisation=self.optimisation,
+                outbox=outbox,
+                uplink=link.uplink,
+                log=runlog,
+                counters=counters,
+                timing=timing,
+                checkpoints=checkpoints,
+                stop=stop.event,
+            )
+            finished = loop.run(checkpoint.position)
+            if finished:
+                display.drain()
+                finished = outbox.drain(lambda: link.has_told(self.plan.total_batches))
         counters.save(timing.value(time.monotonic()))
-        if link.uplink is not None:
-            log.info("stopping: waiting up to %g s for the cloud to save what was sent", FLUSH_S)
-            link.flush(checkpoints, FLUSH_S)
+        if not finished:
+            return None, min(loop.done, self.plan.total_batches)
+        runlog.mark()
+        totals = counters.totals()
+        summary = make_summary(
+            self.config, self.plan, self.dataset, self.precision, totals, runlog, link.last_ack
+        )
+        self._write_results(run_dir, summary)
+        return summary, loop.done
 
     def _write_results(self, run_dir: RunDir, summary: dict[str, Any]) -> None:
         write_atomic(run_dir.front_file, tensors_to_bytes(self.front.weights()))
@@ -268,27 +293,28 @@ class _Link:
                     run=run,
                     # The cloud forgets what lies below: no more than is on this side's disk.
                     losses_from=checkpoints.losses_from,
+                    kept_from=outbox.settled,
                 )
 
             self.uplink = Uplink(work.config, hello, outbox, counters, self._on_ack)
 
     def __enter__(self) -> "_Link":
-        if self.uplink is not None:
-            self.welcome = self.uplink.connect()
         return self
 
     def __exit__(self, *_: object) -> None:
         if self.uplink is not None:
-            # A record that waits behind a slow link would take its time; it is computed again.
+            # What waits is in the spool, or is computed again: no reason to wait behind a slow link.
             self.uplink.close(in_order=self.outbox.settled >= self.outbox.end)
 
-    def start(self, position: Position, runlog: RunLog, timing: TrainingTime) -> None:
-        """Begin to send; the loop stands at `position`."""
+    def connect(self) -> None:
+        """Wait for the cloud's Welcome, where there is a cloud."""
+        if self.uplink is not None:
+            self.welcome = self.uplink.connect()
+
+    def start(self, runlog: RunLog, timing: TrainingTime) -> None:
+        """Begin to send."""
         self._runlog, self._timing = runlog, timing
-        if self.uplink is not None and self.welcome is not None:
-            for result in self.welcome.results:
-                runlog.cloud_evaluation(result)
-            self.outbox.start(position, self.welcome.applied, self.welcome.durable)
+        if self.uplink is not None:
             self.uplink.start()
 
     def has_told(self, total_batches: int) -> bool:
@@ -298,21 +324,16 @@ class _Link:
         assert self._runlog is not None  # set by `start`
         return self.last_ack is not None and self._runlog.losses_through >= total_batches
 
-    def flush(self, checkpoints: EdgeCheckpoints, timeout_s: float) -> None:
-        """Have the cloud save all that was offered; give up after `timeout_s`."""
-        assert self.uplink is not None
-        deadline = time.monotonic() + timeout_s
-        while (left := deadline - time.monotonic()) > 0:
-            # Again and again: what is still on its way is not in the save that was asked for.
-            self.uplink.note(checkpoints.losses_from, save=True)
-            if self.outbox.wait_settled(min(left, 0.5)):
-                return
-
     def _on_ack(self, ack: Ack) -> None:
         assert self._runlog is not None  # acks are taken only after `start`
         assert self._timing is not None
         now = time.monotonic()
         self.last_ack = ack
+        if ack.first_loss > self._runlog.losses_through:
+            raise SessionError(
+                f"the cloud has the losses from batch {ack.first_loss} on, this run lacks those from batch "
+                f"{self._runlog.losses_through} on; start a new run with another --run-dir"
+            )
         self._runlog.cloud_losses(ack.first_loss, ack.losses)
         self._timing.applied(ack.applied.batches, now)
         for result in ack.results:

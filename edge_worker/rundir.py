@@ -3,6 +3,7 @@
 RUN_DIR/lock               held while a process trains in RUN_DIR
 RUN_DIR/run.json           settings, session id, generation
 RUN_DIR/checkpoints/       states of the front
+RUN_DIR/spool.sqlite       records that the cloud does not yet have durably
 RUN_DIR/metrics.jsonl, counters.json
 RUN_DIR/front.safetensors, summary.json    written when the run is complete
 """
@@ -43,6 +44,7 @@ class RunDir:
         self.metrics_file = path / "metrics.jsonl"
         self.counters_file = path / "counters.json"
         self.checkpoints = path / "checkpoints"
+        self.spool_file = path / "spool.sqlite"
 
     @property
     def is_new(self) -> bool:

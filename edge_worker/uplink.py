@@ -84,6 +84,7 @@ class Uplink:
         self._changed = outbox.changed
         self._welcome: Welcome | None = None
         self._started = False  # the loop has said where it starts; records may be sent
+        self._patient = False  # the run was welcomed in an earlier life: the cloud may take its time
         self._closing = False
         self._note: Note | None = None
         self._asked_at = Position(0)  # where the cloud stood when it was last asked to save
@@ -93,7 +94,7 @@ class Uplink:
     # -------------------------------------------------------------- for the training thread
 
     def connect(self) -> Welcome | None:
-        """Open the first stream; return the cloud's Welcome, or None if the run is being interrupted before.
+        """Wait for the cloud's Welcome; returns None if the run is being interrupted before.
 
         Raises:
             CloudError: nobody answered within `--connect-timeout`.
@@ -107,10 +108,13 @@ class Uplink:
             return self._welcome
 
     def start(self) -> None:
-        """Begin to send what the outbox holds."""
+        """Begin to send what the outbox holds; whoever did not connect before has all the time to."""
         with self._changed:
             self._started = True
             self._changed.notify_all()
+        if self._thread.ident is None:
+            self._patient = True
+            self._thread.start()
 
     def note(self, losses_from: int, save: bool = False) -> None:
         """Tell the cloud which losses it may forget, and whether it should save now."""
@@ -124,6 +128,8 @@ class Uplink:
         with self._changed:
             self._closing = True
             self._changed.notify_all()
+        if self._thread.ident is None:
+            return
         if in_order:
             self._thread.join(CLOSE_S)
         if self._thread.is_alive() and self._call is not None:
@@ -156,11 +162,12 @@ class Uplink:
                     failures = 0
                 pause = min(LAST_RETRY_S, FIRST_RETRY_S * 2**failures) * random.uniform(0.5, 1.0)
                 failures += 1
-                if self._welcome is None:
+                if self._welcome is None and not self._patient:
                     if time.monotonic() + pause > deadline:
                         raise self._no_cloud(lost) from lost
                 else:
-                    log.warning("lost the cloud (%s); trying again in %.1f s", lost, pause)
+                    what = "lost the cloud" if self._welcome else f"no cloud answers at {self._config.cloud}"
+                    log.warning("%s (%s); training goes on, trying again in %.1f s", what, lost, pause)
                 with self._changed:
                     self._changed.wait_for(lambda: self._closing, pause)
 
@@ -213,14 +220,16 @@ class Uplink:
                 "install the same headwater on both"
             )
         with self._changed:
-            if self._started:
-                self._outbox.rewind(welcome.applied)
-                log.info("connected again; the cloud stands at batch %d", welcome.applied.batches)
+            again = self._welcome is not None
             self._welcome = welcome
             self._asked_at = Position(0)
             self._changed.notify_all()
-            # The first Welcome decides from which checkpoint the loop starts; records wait for that.
+            # The first Welcome may decide from which checkpoint the loop starts; records wait for that.
             self._changed.wait_for(lambda: self._started or self._closing)
+            if self._started:
+                self._outbox.rewind(welcome.applied)
+        if again:
+            log.info("connected again; the cloud stands at batch %d", welcome.applied.batches)
 
     def _ask_for_room(self, ack: Ack) -> None:
         """Ask the cloud to save where that would free a good part of the outbox; once for each save."""
@@ -274,18 +283,25 @@ class _Stream:
         yield convert.request_to_proto(hello)
         self.welcomed.wait()
         pieces: deque[Chunk] = deque()
-        while True:
-            with self._changed:
+        try:
+            while (message := self._wait_for_next(pieces)) is not None:
+                yield convert.request_to_proto(message)
+        except HeadwaterError as error:  # gRPC would tell the cloud and nobody here
+            self._outbox.fail(error)
+
+    def _wait_for_next(self, pieces: deque[Chunk]) -> Chunk | Note | None:
+        """Return what to send next, once it may be sent; None at the end."""
+        with self._changed:
+            message = self._next(pieces)
+            while message is None:
+                if self._stopped or (self._closing() and not pieces):
+                    return None
+                self._changed.wait()
                 message = self._next(pieces)
-                while message is None:
-                    if self._stopped or (self._closing() and not pieces):
-                        return
-                    self._changed.wait()
-                    message = self._next(pieces)
-                if isinstance(message, Chunk):
-                    self._count_in_flight(len(message.data))
-                self._kinds.append(self._evaluation)
-            yield convert.request_to_proto(message)
+            if isinstance(message, Chunk):
+                self._count_in_flight(len(message.data))
+            self._kinds.append(self._evaluation)
+            return message
 
     def _next(self, pieces: deque[Chunk]) -> Chunk | Note | None:
         """Return what may be sent now, or None."""
@@ -295,7 +311,7 @@ class _Stream:
             return note
         if not pieces and not self._closing() and (parcel := self._outbox.take()) is not None:
             self._evaluation = parcel.evaluation
-            pieces.extend(chunks_of(parcel.data, self._flow.chunk_bytes))
+            pieces.extend(chunks_of(self._outbox.data_of(parcel), self._flow.chunk_bytes))
         if pieces and self._flow.may_send(len(pieces[0].data)):
             return pieces.popleft()
         return None

@@ -32,8 +32,10 @@ def request_to_proto(request: m.Request) -> pb.TrainRequest:
         return pb.TrainRequest(chunk=chunk)
     if isinstance(request, m.Note):
         return pb.TrainRequest(note=pb.Note(**asdict(request)))
-    values = {name: value for name, value in _shallow(request).items() if name != "run"}
-    return pb.TrainRequest(hello=pb.Hello(**values, run=pb.Run(**asdict(request.run))))
+    values = _shallow(request)
+    values["run"] = pb.Run(**asdict(request.run))
+    values["kept_from"] = _position_to_proto(request.kept_from)
+    return pb.TrainRequest(hello=pb.Hello(**values))
 
 
 def request_from_proto(proto: pb.TrainRequest) -> m.Request:
@@ -64,6 +66,7 @@ def _hello_from_proto(proto: pb.Hello) -> m.Hello:
         generation=proto.generation,
         run=_run_from_proto(proto.run),
         losses_from=proto.losses_from,
+        kept_from=_position_from_proto(proto.kept_from),
     )
 
 

@@ -53,6 +53,7 @@ class Hello:
     generation: int
     run: Run
     losses_from: int
+    kept_from: Position = Position(0)
     protocol_version: int = PROTOCOL_VERSION
 
 
@@ -103,6 +104,7 @@ class Counters:
     batches_applied: int = 0
     duplicates_ignored: int = 0
     resumes: int = 0
+    batches_skipped: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -161,6 +161,7 @@ class Hello(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     RUN_FIELD_NUMBER: _builtins.int
     LOSSES_FROM_FIELD_NUMBER: _builtins.int
+    KEPT_FROM_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
     """This file describes version 1."""
     session_id: _builtins.str
@@ -173,6 +174,12 @@ class Hello(_message.Message):
     """The edge has the losses of all batches below this on its disk; it wants those from here on again."""
     @_builtins.property
     def run(self) -> Global___Run: ...
+    @_builtins.property
+    def kept_from(self) -> Global___Position:
+        """The edge no longer has the records before this: they were confirmed as durable. A cloud that stands
+        before it cannot go on.
+        """
+
     def __init__(
         self,
         *,
@@ -181,10 +188,11 @@ class Hello(_message.Message):
         generation: _builtins.int = ...,
         run: Global___Run | None = ...,
         losses_from: _builtins.int = ...,
+        kept_from: Global___Position | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kept_from", b"kept_from", "run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "losses_from", b"losses_from", "protocol_version", b"protocol_version", "run", b"run", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "kept_from", b"kept_from", "losses_from", b"losses_from", "protocol_version", b"protocol_version", "run", b"run", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -309,7 +317,7 @@ class Welcome(_message.Message):
 
     @_builtins.property
     def durable(self) -> Global___Position:
-        """What it would resume from. Equal to `applied` for a new generation."""
+        """As in Ack."""
 
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___EvaluationResult]:
@@ -373,7 +381,7 @@ class Note(_message.Message):
     losses_from: _builtins.int
     """As in Hello; never falls."""
     save: _builtins.bool
-    """Save now: the edge is short of room, or about to leave."""
+    """Make durable what is applied, now: the edge is short of room."""
     def __init__(
         self,
         *,
@@ -407,7 +415,9 @@ class Ack(_message.Message):
     def applied(self) -> Global___Position: ...
     @_builtins.property
     def durable(self) -> Global___Position:
-        """The edge may forget the records up to here."""
+        """The edge may forget the records up to here. It is where the older of the cloud's two checkpoints stands,
+        so that a damaged newest one costs nothing.
+        """
 
     @_builtins.property
     def losses(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
@@ -449,6 +459,7 @@ class Counters(_message.Message):
     BATCHES_APPLIED_FIELD_NUMBER: _builtins.int
     DUPLICATES_IGNORED_FIELD_NUMBER: _builtins.int
     RESUMES_FIELD_NUMBER: _builtins.int
+    BATCHES_SKIPPED_FIELD_NUMBER: _builtins.int
     busy_s: _builtins.float
     """Decoding and training; evaluations and waiting left out."""
     peak_rss_bytes: _builtins.int
@@ -458,6 +469,8 @@ class Counters(_message.Message):
     """Records that had been applied before."""
     resumes: _builtins.int
     """Times the cloud loaded this session from disk to go on."""
+    batches_skipped: _builtins.int
+    """Batches that a Skip stood for."""
     def __init__(
         self,
         *,
@@ -466,10 +479,11 @@ class Counters(_message.Message):
         batches_applied: _builtins.int = ...,
         duplicates_ignored: _builtins.int = ...,
         resumes: _builtins.int = ...,
+        batches_skipped: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches_applied", b"batches_applied", "busy_s", b"busy_s", "duplicates_ignored", b"duplicates_ignored", "peak_rss_bytes", b"peak_rss_bytes", "resumes", b"resumes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batches_applied", b"batches_applied", "batches_skipped", b"batches_skipped", "busy_s", b"busy_s", "duplicates_ignored", b"duplicates_ignored", "peak_rss_bytes", b"peak_rss_bytes", "resumes", b"resumes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
