@@ -110,9 +110,9 @@ class Session:
                 raise CloudError(f"session {hello.session_id} is loaded again after a step that failed")
             if self._applied < hello.kept_from:
                 raise SessionError(
-                    f"the cloud has session {hello.session_id} up to batch {self._applied.batches}, and the edge "
-                    f"keeps its records from batch {hello.kept_from.batches} on: those between are lost; restore "
-                    "the cloud's run directory, or start a new run with another --run-dir"
+                    f"the cloud has this session up to batch {self._applied.batches}, the edge keeps its "
+                    f"records from batch {hello.kept_from.batches} on, those between are lost; restore the "
+                    "cloud's run directory, or start a new run with another --run-dir"
                 )
             if hello.generation < self._generation:
                 raise FencedError(

@@ -82,21 +82,14 @@ class SessionFiles:
         store.keep_only({*[kept for kept in store.numbers() if kept <= number][-2:]})
 
     def load_states(self) -> list[SavedState]:
-        """Return the checkpoints that are whole, the newest first.
-
-        Raises:
-            CheckpointError: there are checkpoints, and all are damaged.
-        """
+        """Return the checkpoints that are whole, the newest first."""
         store = self._checkpoints()
-        states, damage = [], None
+        states = []
         for number in reversed(store.numbers()):
             try:
                 states.append(SavedState(number, *store.load(number)))
             except CheckpointError as error:
                 log.warning("%s; it is passed over", error)
-                damage = error
-        if damage is not None and not states:
-            raise damage
         return states
 
     def finish(self, weights: bytes, summary: dict[str, Any]) -> None:

@@ -94,6 +94,11 @@ class EdgeCheckpoints:
         self._store.keep_only(set(self._kept))
 
     @property
+    def newest(self) -> Position:
+        """Where the newest one stands that is whole; where there is none, the very beginning."""
+        return max((kept.position for kept in self._kept.values()), default=BEGINNING)
+
+    @property
     def losses_from(self) -> int:
         """The cloud's losses below this are on disk, whichever checkpoint is resumed from."""
         marks = [kept.mark.losses for kept in self._kept.values()]

@@ -1,11 +1,8 @@
 """One run from its settings to its summary: puts the parts together, and takes them down in order."""
 
 import logging
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,14 +10,15 @@ from common.checkpoint import tensors_to_bytes, write_atomic
 from common.codec import WIDTHS, packed_bytes
 from common.data.datasets import Dataset, open_dataset
 from common.data.sampler import batches_per_epoch
-from common.errors import ConfigError, SessionError
+from common.errors import ConfigError
 from common.models.catalogue import ModelSpec
 from common.rundir import lock_run_dir
 from common.strategies import Strategy, find_strategy
 from common.training import Optimisation, Trainee, resolve_device, resolve_precision, use_threads
 from common.units import resolve_link
-from common.wire.messages import Ack, Hello, Position, Run, Welcome
+from common.wire.messages import Position, Run, Welcome
 from edge_worker.checkpoints import Checkpoint, EdgeCheckpoints
+from edge_worker.cloud import Cloud
 from edge_worker.config import TrainConfig
 from edge_worker.counters import Counters, TrainingTime
 from edge_worker.display import Display
@@ -28,11 +26,11 @@ from edge_worker.front import Front
 from edge_worker.loop import Plan, TrainingLoop
 from edge_worker.network import EdgeNetwork, build_network
 from edge_worker.outbox import Outbox
-from edge_worker.rundir import Identity, RunDir
+from edge_worker.rundir import RunDir
 from edge_worker.runlog import RunLog
+from edge_worker.signals import Stop, stop_on_signals
 from edge_worker.spool import Spool
 from edge_worker.summary import make_summary
-from edge_worker.uplink import Uplink
 
 log = logging.getLogger(__name__)
 
@@ -147,17 +145,18 @@ class Work:
             outbox = Outbox(
                 self.config.spool, self.config.spool_memory, spool, drop=self.config.spool_full == "drop"
             )
-            stop = stack.enter_context(_stop_on_signals(outbox))
-            link = stack.enter_context(_Link(self, identity, outbox, counters, checkpoints))
+            stop = stack.enter_context(stop_on_signals(outbox.leave))
+            run = self.agreed_run() if self.strategy.uses_cloud else None
+            cloud = stack.enter_context(Cloud(self.config, run, identity, outbox, counters, checkpoints))
             # A run that the cloud knows, and whose records are all here, need not wait for it.
-            if run_dir.is_new or (spool is not None and spool.damage):
-                link.connect()
+            if run_dir.is_new or not self._has_records(spool, checkpoints):
+                cloud.connect()
                 if outbox.leaving:
                     return Outcome(summary=None, stopped_after=None, signal=stop.number)
-            checkpoint = self._resume(checkpoints, outbox, spool, link.welcome)
+            checkpoint = self._resume(checkpoints, outbox, spool, cloud.welcome)
             run_dir.begin(self.settings, identity)
             counters.start(checkpoint.totals)
-            summary, batches = self._train(run_dir, checkpoint, checkpoints, counters, outbox, link, stop)
+            summary, batches = self._train(run_dir, checkpoint, checkpoints, counters, outbox, cloud, stop)
             if summary is None:
                 return Outcome(summary=None, stopped_after=batches, signal=stop.number)
         if spool is not None:
@@ -170,6 +169,11 @@ class Work:
         spool = Spool(run_dir.spool_file)
         stack.callback(spool.close)
         return spool
+
+    @staticmethod
+    def _has_records(spool: Spool | None, checkpoints: EdgeCheckpoints) -> bool:
+        """Tell whether all records before the newest checkpoint are here, or known to be durable."""
+        return spool is None or (spool.end is not None and checkpoints.newest <= spool.end)
 
     def _resume(
         self, checkpoints: EdgeCheckpoints, outbox: Outbox, spool: Spool | None, welcome: Welcome | None
@@ -194,8 +198,8 @@ class Work:
         checkpoints: EdgeCheckpoints,
         counters: Counters,
         outbox: Outbox,
-        link: "_Link",
-        stop: "_Stop",
+        cloud: Cloud,
+        stop: Stop,
     ) -> tuple[dict[str, Any] | None, int]:
         """Return the summary, or None where the run was interrupted, and the batches trained."""
         per_epoch = self.plan.batches_per_epoch
@@ -204,7 +208,7 @@ class Work:
         with Display(self.config, self.plan, counters, outbox) as display:
             runlog = RunLog(run_dir.metrics_file, per_epoch, checkpoint.mark, display.event)
             display.start(done)
-            link.start(runlog, timing)
+            cloud.start(runlog, timing)
             loop = TrainingLoop(
                 config=self.config,
                 plan=self.plan,
@@ -212,7 +216,7 @@ class Work:
                 front=self.front,
                 optimisation=self.optimisation,
                 outbox=outbox,
-                uplink=link.uplink,
+                uplink=cloud.uplink,
                 log=runlog,
                 counters=counters,
                 timing=timing,
@@ -222,14 +226,14 @@ class Work:
             finished = loop.run(checkpoint.position)
             if finished:
                 display.drain()
-                finished = outbox.drain(lambda: link.has_told(self.plan.total_batches))
+                finished = outbox.drain(lambda: cloud.has_told(self.plan.total_batches))
         counters.save(timing.value(time.monotonic()))
         if not finished:
             return None, min(loop.done, self.plan.total_batches)
         runlog.mark()
         totals = counters.totals()
         summary = make_summary(
-            self.config, self.plan, self.dataset, self.precision, totals, runlog, link.last_ack
+            self.config, self.plan, self.dataset, self.precision, totals, runlog, cloud.last_ack
         )
         self._write_results(run_dir, summary)
         return summary, loop.done
@@ -264,108 +268,3 @@ class Work:
             warmup=config.warmup,
             batches_per_epoch=self.plan.batches_per_epoch,
         )
-
-
-class _Link:
-    """The uplink with what listens to it; nothing at all where the strategy has no cloud."""
-
-    def __init__(
-        self,
-        work: Work,
-        identity: Identity,
-        outbox: Outbox,
-        counters: Counters,
-        checkpoints: EdgeCheckpoints,
-    ) -> None:
-        self.outbox = outbox
-        self.uplink: Uplink | None = None
-        self.welcome: Welcome | None = None
-        self.last_ack: Ack | None = None
-        self._runlog: RunLog | None = None
-        self._timing: TrainingTime | None = None
-        if work.strategy.uses_cloud:
-            run = work.agreed_run()
-
-            def hello() -> Hello:
-                return Hello(
-                    session_id=identity.session_id,
-                    generation=identity.generation,
-                    run=run,
-                    # The cloud forgets what lies below: no more than is on this side's disk.
-                    losses_from=checkpoints.losses_from,
-                    kept_from=outbox.settled,
-                )
-
-            self.uplink = Uplink(work.config, hello, outbox, counters, self._on_ack)
-
-    def __enter__(self) -> "_Link":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.uplink is not None:
-            # What waits is in the spool, or is computed again: no reason to wait behind a slow link.
-            self.uplink.close(in_order=self.outbox.settled >= self.outbox.end)
-
-    def connect(self) -> None:
-        """Wait for the cloud's Welcome, where there is a cloud."""
-        if self.uplink is not None:
-            self.welcome = self.uplink.connect()
-
-    def start(self, runlog: RunLog, timing: TrainingTime) -> None:
-        """Begin to send."""
-        self._runlog, self._timing = runlog, timing
-        if self.uplink is not None:
-            self.uplink.start()
-
-    def has_told(self, total_batches: int) -> bool:
-        """Whether the cloud has told the losses of all batches, and its counters, in this life."""
-        if self.uplink is None:
-            return True
-        assert self._runlog is not None  # set by `start`
-        return self.last_ack is not None and self._runlog.losses_through >= total_batches
-
-    def _on_ack(self, ack: Ack) -> None:
-        assert self._runlog is not None  # acks are taken only after `start`
-        assert self._timing is not None
-        now = time.monotonic()
-        self.last_ack = ack
-        if ack.first_loss > self._runlog.losses_through:
-            raise SessionError(
-                f"the cloud has the losses from batch {ack.first_loss} on, this run lacks those from batch "
-                f"{self._runlog.losses_through} on; start a new run with another --run-dir"
-            )
-        self._runlog.cloud_losses(ack.first_loss, ack.losses)
-        self._timing.applied(ack.applied.batches, now)
-        for result in ack.results:
-            self._runlog.cloud_evaluation(result)
-            self._timing.evaluated(result.batches, now)
-
-
-class _Stop:
-    """Whether a signal has asked the run to end, and which."""
-
-    def __init__(self) -> None:
-        self.event = threading.Event()
-        self.number = 0
-
-
-@contextmanager
-def _stop_on_signals(outbox: Outbox) -> Iterator[_Stop]:
-    """End the run after the batch under way on the first SIGINT or SIGTERM; at once on the second."""
-    stop = _Stop()
-    before: dict[signal.Signals, Any] = {}
-
-    def handle(number: int, _: object) -> None:
-        stop.number = number
-        stop.event.set()
-        outbox.leave()
-        for each, handler in before.items():
-            signal.signal(each, handler)
-
-    for each in (signal.SIGINT, signal.SIGTERM):
-        before[each] = signal.signal(each, handle)
-    try:
-        yield stop
-    finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)

@@ -5,7 +5,7 @@ import dataclasses
 import torch
 
 from common.codec import encode
-from common.wire.messages import Batch, EvaluationPart, Hello, Run
+from common.wire.messages import Batch, EvaluationPart, Hello, Position, Run
 
 SESSION = "00000000-0000-4000-8000-000000000000"
 RUN = Run(
@@ -30,13 +30,16 @@ RUN = Run(
     warmup=0,
     batches_per_epoch=3,
 )
+START = Position(0)
 PACKED = encode(torch.zeros(4, *RUN.activation_shape), RUN.bits)
 
 
-def hello(generation=1, losses_from=0, run=RUN, session_id=SESSION, **changes):
+def hello(generation=1, losses_from=0, run=RUN, session_id=SESSION, kept_from=START, **changes):
     """Return the Hello of a run that differs from RUN in `changes`."""
     run = dataclasses.replace(run, **changes)
-    return Hello(session_id=session_id, generation=generation, run=run, losses_from=losses_from)
+    return Hello(
+        session_id=session_id, generation=generation, run=run, losses_from=losses_from, kept_from=kept_from
+    )
 
 
 def batch(seq, labels=(0, 1, 2, 3)):

@@ -83,7 +83,13 @@ def position(session):
 
 
 def durable(session) -> Position:
+    """Return what the edge may forget: the older of two checkpoints has it."""
     return session.status().durable
+
+
+def on_disk(run_dir: Path) -> Position:
+    """Return where a cloud that starts now would stand."""
+    return open_session(run_dir).status().applied
 
 
 # -------------------------------------------------------------------- with a real network

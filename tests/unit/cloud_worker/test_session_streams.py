@@ -4,7 +4,15 @@ import pytest
 
 from common.errors import CheckpointError, CloudError, FencedError, SessionError
 from common.wire.messages import Position
-from tests.unit.cloud_worker.fakes import CountingBack, FakeStream, apply, attached, open_session, position
+from tests.unit.cloud_worker.fakes import (
+    CountingBack,
+    FakeStream,
+    apply,
+    attached,
+    on_disk,
+    open_session,
+    position,
+)
 from tests.unit.records import batch, batches, hello, part
 
 
@@ -85,16 +93,22 @@ def test_a_stream_of_the_same_process_learns_what_is_applied_and_what_is_durable
 
     welcome = session.attach(hello(generation=1), FakeStream())
 
-    assert (welcome.applied, welcome.durable) == (Position(4), Position(3))
+    assert (welcome.applied, welcome.durable) == (Position(4), Position(0))
 
 
-def test_an_edge_that_starts_again_finds_all_that_is_applied_durable(session):
-    """It picks its checkpoint by what is durable here: nothing is trained twice without need."""
+def test_an_edge_that_has_forgotten_what_is_missing_here_is_refused_with_both_numbers(tmp_path):
+    """Both checkpoints were lost: nothing is trained on a state that lacks batches."""
+    back = CountingBack()
+    session = open_session(tmp_path, back)
     session.apply(batch(0), attached(session))
 
-    welcome = session.attach(hello(generation=2), FakeStream())
+    with pytest.raises(
+        SessionError, match=r"has this session up to batch 1, .* from batch 3 on, those between are lost"
+    ):
+        session.attach(hello(2, kept_from=Position(3)), FakeStream())
 
-    assert (welcome.applied, welcome.durable) == (Position(1), Position(1))
+    assert len(back.learnt) == 1
+    assert session.attach(hello(2, kept_from=Position(1)), FakeStream()).applied == Position(1)
 
 
 def test_losses_before_those_that_hello_asks_for_are_forgotten(session):
@@ -105,7 +119,7 @@ def test_losses_before_those_that_hello_asks_for_are_forgotten(session):
     assert session.ack(0, 0, 0).first_loss == 2
 
 
-def test_shutting_down_saves_and_sends_the_edge_away_to_come_back(session):
+def test_shutting_down_saves_and_sends_the_edge_away_to_come_back(session, tmp_path):
     stream = attached(session)
     session.apply(batch(0), stream)
 
@@ -113,7 +127,7 @@ def test_shutting_down_saves_and_sends_the_edge_away_to_come_back(session):
 
     assert isinstance(stream.error, CloudError)
     assert str(stream.error) == "the cloud is shutting down; it can be resumed once it is back"
-    assert position(session) == (Position(1), Position(1))
+    assert on_disk(tmp_path) == Position(1)
 
 
 def test_a_stream_goes_on_where_its_successor_cannot_be_written_down(tmp_path, monkeypatch):

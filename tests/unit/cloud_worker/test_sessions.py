@@ -153,4 +153,4 @@ def test_a_session_that_cannot_be_saved_does_not_keep_others_from_it(sessions, t
         with pytest.raises(CheckpointError, match="cannot write"):
             sessions.save_all()
 
-    assert (first.status().durable, second.status().durable) == (Position(0), Position(1))
+    assert (first.is_saved, second.is_saved) == (False, True)

@@ -7,10 +7,11 @@ import torch
 
 from cloud_worker.store import SessionFiles
 from common.checkpoint import state_digest
-from common.errors import CheckpointError, WireError
+from common.errors import CheckpointError, SessionError, WireError
 from common.wire.messages import EvaluationResult, Position
 from tests.unit.cloud_worker.fakes import (
     CountingBack,
+    FakeStream,
     apply,
     attached,
     open_session,
@@ -19,7 +20,7 @@ from tests.unit.cloud_worker.fakes import (
     real_batch,
     real_run,
 )
-from tests.unit.records import RUN, SESSION, batch, batches, part
+from tests.unit.records import RUN, SESSION, batch, batches, hello, part
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +75,7 @@ def test_position_losses_results_and_counters_come_back_with_the_weights(tmp_pat
 
     assert back.restored == [3.0, 3.0]
     ack = restored.ack(0, 0, 0)
-    assert (ack.applied, ack.durable) == (Position(3, 2), Position(3, 2))
+    assert (ack.applied, ack.durable) == (Position(3, 2), Position(3))
     assert ack.losses == (0.0, 1.0, 2.0)
     assert ack.results == (EvaluationResult(batches=3, correct=6, total=8, loss=0.5),)
     counters = (ack.counters.batches_applied, ack.counters.duplicates_ignored, ack.counters.resumes)
@@ -116,21 +117,25 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, caplo
 
     restored = open_session(tmp_path)
 
-    assert position(restored) == (Position(3), Position(3))
-    assert "000000000006.ckpt is damaged" in caplog.text
-    assert "trying the one before" in caplog.text
+    assert position(restored) == (Position(3), Position(0))
+    assert "000000000002.ckpt is damaged" in caplog.text
+    assert "it is passed over" in caplog.text
     apply(restored, attached(restored, generation=2), batch(3))
 
 
-def test_nothing_is_trained_on_where_every_checkpoint_is_damaged(tmp_path):
-    """Starting over in silence would train every batch twice."""
+def test_where_every_checkpoint_is_damaged_only_an_edge_that_has_all_records_is_served(tmp_path, caplog):
+    """Starting over with any other would train some batches never."""
     session = open_session(tmp_path)
     apply(session, attached(session), *batches(0, 1, 2, 3, 4, 5))
     for path in checkpoint_files(tmp_path):
         flip_last_bit(path)
 
-    with pytest.raises(CheckpointError, match=r"000000000003\.ckpt is damaged: its checksum does not match"):
-        open_session(tmp_path)
+    restored = open_session(tmp_path)
+
+    assert "000000000001.ckpt is damaged: its checksum does not match" in caplog.text
+    with pytest.raises(SessionError, match="up to batch 0, the edge keeps its records from batch 3 on"):
+        restored.attach(hello(2, kept_from=Position(3)), FakeStream())
+    apply(restored, attached(restored, 2), batch(0))
 
 
 @pytest.mark.parametrize(
@@ -169,4 +174,5 @@ def test_a_damaged_checkpoint_is_not_one_of_the_two_that_are_kept(tmp_path):
     apply(restored, attached(restored, 2), batch(3))
     restored.save()
 
-    assert [int(path.stem) for path in checkpoint_files(tmp_path)] == [3, 4]
+    assert [int(path.stem) for path in checkpoint_files(tmp_path)] == [1, 2]
+    assert open_session(tmp_path).status().applied == Position(4)

@@ -5,18 +5,18 @@ import logging
 import pytest
 import torch
 
-from common.errors import CheckpointError, SessionError
+from common.errors import CheckpointError
 from common.wire.messages import Position
 from edge_worker.checkpoints import BEGINNING, Checkpoint, EdgeCheckpoints
 from edge_worker.runlog import LogMark
 
 
-def save(checkpoints, batches, durable, parts=0, losses=0):
+def save(checkpoints, batches, parts=0, losses=0):
     """Save what the edge has after `batches` batches; its state says which it is."""
     checkpoints.save(
         Position(batches, parts),
         LogMark(length=100 * batches, losses=losses),
-        durable if isinstance(durable, Position) else Position(durable),
+        {"bytes_up": 1000 * batches},
         {"weight": torch.full((2,), float(batches))},
     )
 
@@ -32,17 +32,17 @@ def damage(folder, batches):
 
 @pytest.fixture
 def three(tmp_path):
-    """Checkpoints at 10, 20 and 30, where the cloud had 10 when the last was written."""
-    checkpoints = EdgeCheckpoints(tmp_path, alone=False)
-    for batches, durable in ((10, 0), (20, 5), (30, 10)):
-        save(checkpoints, batches, durable)
-    return EdgeCheckpoints(tmp_path, alone=False)
+    """A run that saved at 10, 20 and 30, and starts again."""
+    checkpoints = EdgeCheckpoints(tmp_path)
+    for batches in (10, 20, 30):
+        save(checkpoints, batches)
+    return EdgeCheckpoints(tmp_path)
 
 
 def test_a_run_without_checkpoints_begins_at_the_beginning(tmp_path):
-    found = EdgeCheckpoints(tmp_path / "checkpoints", alone=False).newest_up_to(BEGINNING)
+    found = EdgeCheckpoints(tmp_path / "checkpoints").newest_up_to(BEGINNING)
 
-    assert found == Checkpoint(position=BEGINNING, mark=LogMark(), durable=BEGINNING, tensors=None)
+    assert found == Checkpoint(position=BEGINNING, mark=LogMark(), totals={}, tensors=None)
 
 
 def test_what_is_saved_comes_back_in_the_next_life(tmp_path):
@@ -53,80 +53,73 @@ def test_what_is_saved_comes_back_in_the_next_life(tmp_path):
         edge_accuracy=0.25,
     )
     weights = torch.arange(6.0).view(2, 3)
-    EdgeCheckpoints(tmp_path, alone=False).save(Position(10, 2), mark, Position(5, 1), {"weight": weights})
+    EdgeCheckpoints(tmp_path).save(Position(10, 2), mark, {"bytes_up": 5}, {"weight": weights})
 
-    found = EdgeCheckpoints(tmp_path, alone=False).newest_up_to(Position(10, 2))
+    found = EdgeCheckpoints(tmp_path).newest_up_to(Position(10, 2))
 
-    assert (found.position, found.mark, found.durable) == (Position(10, 2), mark, Position(5, 1))
+    assert (found.position, found.mark, found.totals) == (Position(10, 2), mark, {"bytes_up": 5})
     assert torch.equal(found.tensors["weight"], weights)
 
 
-@pytest.mark.parametrize(
-    ("durable", "resumed"),
-    [((10, 0), 10), ((19, 9), 10), ((20, 0), 20), ((29, 0), 20), ((30, 0), 30), ((99, 0), 30)],
-)
-def test_the_newest_that_the_cloud_has_caught_up_with_is_resumed_from(three, durable, resumed):
-    """What was sent after it and not yet durable is gone with the process."""
-    found = three.newest_up_to(Position(*durable))
+@pytest.mark.parametrize(("covered", "resumed"), [((20, 0), 20), ((29, 0), 20), ((30, 0), 30), ((99, 0), 30)])
+def test_the_newest_whose_records_are_all_there_is_resumed_from(three, covered, resumed):
+    """A damaged spool may have lost some."""
+    found = three.newest_up_to(Position(*covered))
 
     assert found.position == Position(resumed)
     assert found.mark.length == 100 * resumed
     assert found.tensors["weight"].tolist() == [resumed, resumed]
 
 
-def test_a_checkpoint_behind_an_evaluation_waits_for_all_its_parts(tmp_path):
-    """The cloud has the batches, but not the images that the accuracy after them is measured on."""
-    checkpoints = EdgeCheckpoints(tmp_path, alone=False)
-    save(checkpoints, 10, durable=0)
-    save(checkpoints, 20, durable=10, parts=4)
+def test_nothing_is_resumed_from_where_records_before_every_checkpoint_are_lost(three):
+    with pytest.raises(CheckpointError, match=r"whole up to batch 19 only; start a new run"):
+        three.newest_up_to(Position(19))
 
-    assert checkpoints.newest_up_to(Position(20, 4)).position == Position(20, 4)
-    assert checkpoints.newest_up_to(Position(20, 3)).position == Position(10)
+
+def test_a_checkpoint_behind_an_evaluation_needs_all_its_parts(tmp_path):
+    """The batches are there, but not the images that the accuracy after them is measured on."""
+    checkpoints = EdgeCheckpoints(tmp_path)
+    save(checkpoints, 10)
+    save(checkpoints, 20, parts=4)
+
+    assert EdgeCheckpoints(tmp_path).newest_up_to(Position(20, 4)).position == Position(20, 4)
+    assert EdgeCheckpoints(tmp_path).newest_up_to(Position(20, 3)).position == Position(10)
 
 
 def test_a_checkpoint_newer_than_the_one_resumed_from_is_gone(tmp_path):
     """It marks a place in a log that is cut back and written anew: a later start must not go there."""
-    checkpoints = EdgeCheckpoints(tmp_path, alone=False)
-    save(checkpoints, 10, durable=10)
-    save(checkpoints, 20, durable=10)
+    checkpoints = EdgeCheckpoints(tmp_path)
+    save(checkpoints, 10)
+    save(checkpoints, 20)
 
-    assert EdgeCheckpoints(tmp_path, alone=False).newest_up_to(Position(10)).position == Position(10)
-    assert EdgeCheckpoints(tmp_path, alone=False).newest_up_to(Position(22)).position == Position(10)
-
-
-def test_a_cloud_that_has_less_than_it_confirmed_is_refused_with_both_numbers(three):
-    """Its run directory was lost or put back: the batches between are on neither side."""
-    with pytest.raises(
-        SessionError, match=r"cloud stands at batch 9, but had confirmed to have batch 10 durably; restore"
-    ):
-        three.newest_up_to(Position(9, 7))
+    assert EdgeCheckpoints(tmp_path).newest_up_to(Position(10)).position == Position(10)
+    assert EdgeCheckpoints(tmp_path).newest_up_to(Position(22)).position == Position(10)
 
 
-def test_without_a_cloud_the_newest_is_resumed_from(tmp_path):
-    checkpoints = EdgeCheckpoints(tmp_path, alone=True)
-    for batches in (10, 20, 30):
-        save(checkpoints, batches, durable=0)
+def test_a_run_with_one_checkpoint_may_yet_begin_anew(tmp_path):
+    """All its records from the first on are computed again."""
+    save(EdgeCheckpoints(tmp_path), 10)
+    damage(tmp_path, 10)
 
-    assert EdgeCheckpoints(tmp_path, alone=True).newest_up_to(BEGINNING).position == Position(30)
-    assert kept(tmp_path) == [20, 30]
+    assert EdgeCheckpoints(tmp_path).newest_up_to(Position(10)).position == BEGINNING
+    assert kept(tmp_path) == []
 
 
-def test_the_last_two_are_kept_and_the_newest_that_the_cloud_has(tmp_path):
-    """A cloud far behind makes for three, never more: the device's disk is small."""
-    checkpoints = EdgeCheckpoints(tmp_path, alone=False)
+def test_the_last_two_are_kept(tmp_path):
+    checkpoints = EdgeCheckpoints(tmp_path)
     seen = []
-    for batches, durable in ((10, 0), (20, 10), (30, 10), (40, 10), (50, 35), (60, 60)):
-        save(checkpoints, batches, durable)
+    for batches in (10, 20, 30, 40):
+        save(checkpoints, batches)
         seen.append(kept(tmp_path))
 
-    assert seen == [[10], [10, 20], [10, 20, 30], [10, 30, 40], [30, 40, 50], [50, 60]]
+    assert seen == [[10], [10, 20], [20, 30], [30, 40]]
 
 
 def test_a_damaged_newest_is_passed_over_for_the_one_before(three, tmp_path, caplog):
     damage(tmp_path, 30)
 
     with caplog.at_level(logging.WARNING):
-        found = EdgeCheckpoints(tmp_path, alone=False).newest_up_to(Position(30))
+        found = EdgeCheckpoints(tmp_path).newest_up_to(Position(30))
 
     assert found.position == Position(20)
     assert [record.message for record in caplog.records] == [
@@ -137,32 +130,32 @@ def test_a_damaged_newest_is_passed_over_for_the_one_before(three, tmp_path, cap
 
 def test_a_damaged_one_is_written_anew_when_its_batch_comes_again(three, tmp_path):
     damage(tmp_path, 30)
-    resumed = EdgeCheckpoints(tmp_path, alone=False)
-    save(resumed, 30, durable=20)
+    resumed = EdgeCheckpoints(tmp_path)
+    save(resumed, 30)
 
     assert kept(tmp_path) == [20, 30]
-    assert EdgeCheckpoints(tmp_path, alone=False).newest_up_to(Position(30)).position == Position(30)
+    assert EdgeCheckpoints(tmp_path).newest_up_to(Position(30)).position == Position(30)
 
 
 def test_a_checkpoint_that_cannot_be_written_costs_no_older_one(three, tmp_path, monkeypatch):
     with monkeypatch.context() as full:
         full.setattr("os.fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
         with pytest.raises(CheckpointError, match="No space left on device; make room"):
-            save(three, 40, durable=40)
+            save(three, 40)
 
-    assert kept(tmp_path) == [10, 20, 30]
-    assert EdgeCheckpoints(tmp_path, alone=False).newest_up_to(Position(35)).position == Position(30)
+    assert kept(tmp_path) == [20, 30]
+    assert EdgeCheckpoints(tmp_path).newest_up_to(Position(35)).position == Position(30)
 
 
 def test_the_cloud_forgets_only_losses_that_every_checkpoint_in_question_has(tmp_path):
     """Whichever is resumed from, its log is cut back, and what then lacks must be told again."""
-    checkpoints = EdgeCheckpoints(tmp_path, alone=False)
+    checkpoints = EdgeCheckpoints(tmp_path)
     assert checkpoints.losses_from == 0
 
-    save(checkpoints, 10, durable=0, losses=3)
+    save(checkpoints, 10, losses=3)
     assert checkpoints.losses_from == 0, "the run may yet begin anew"
-    save(checkpoints, 20, durable=10, losses=7)
+    save(checkpoints, 20, losses=7)
     assert checkpoints.losses_from == 3
-    save(checkpoints, 30, durable=30, losses=18)
+    save(checkpoints, 30, losses=18)
     assert checkpoints.losses_from == 7, "the newest may turn out to be damaged"
-    assert EdgeCheckpoints(tmp_path, alone=False).losses_from == 7
+    assert EdgeCheckpoints(tmp_path).losses_from == 7

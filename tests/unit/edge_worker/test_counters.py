@@ -2,7 +2,6 @@
 
 import pytest
 
-from common.errors import CheckpointError
 from edge_worker.counters import Counters, TrainingTime
 
 
@@ -62,8 +61,26 @@ def test_totals_go_on_in_the_next_life(tmp_path):
     assert (totals.bytes_up, totals.edge_busy_s, totals.train_wall_s, totals.lives) == (15, 1.5, 4.0, 2)
 
 
-def test_damaged_counts_are_named(tmp_path):
-    (tmp_path / "counters.json").write_text('{"bytes_up": 1')
+@pytest.mark.parametrize("content", [None, "", '{"bytes_up": 1', '{"bytes": 1}'])
+def test_lost_counts_go_on_from_the_checkpoint(tmp_path, content, caplog):
+    """The file is written without waiting for the disk: a power cut may take it, never the run with it."""
+    if content is not None:
+        (tmp_path / "counters.json").write_text(content)
 
-    with pytest.raises(CheckpointError, match=r"counters.json is damaged"):
-        Counters(tmp_path / "counters.json", clock=lambda: 0.0)
+    counters = Counters(tmp_path / "counters.json", clock=lambda: 0.0)
+    counters.start({"bytes_up": 7, "lives": 2})
+
+    assert (counters.totals().bytes_up, counters.totals().lives) == (7, 3)
+    assert ("counters.json is damaged" in caplog.text) == (content is not None)
+
+
+def test_counts_that_are_there_win_over_the_checkpoint(tmp_path):
+    """They are newer."""
+    first = Counters(tmp_path / "counters.json", clock=lambda: 0.0)
+    first.add(bytes_up=10, lives=1)
+    first.save(train_wall_s=4.0)
+
+    second = Counters(tmp_path / "counters.json", clock=lambda: 0.0)
+    second.start({"bytes_up": 7, "lives": 1})
+
+    assert (second.totals().bytes_up, second.totals().lives) == (10, 2)

@@ -1,0 +1,102 @@
+"""The cloud as a run sees it: the uplink, what it says of this run, and what comes back."""
+
+import time
+
+from common.errors import SessionError
+from common.wire.messages import Ack, Hello, Run, Welcome
+from edge_worker.checkpoints import EdgeCheckpoints
+from edge_worker.config import TrainConfig
+from edge_worker.counters import Counters, TrainingTime
+from edge_worker.outbox import Outbox
+from edge_worker.rundir import Identity
+from edge_worker.runlog import RunLog
+from edge_worker.uplink import Uplink
+
+
+class Cloud:
+    """The uplink with what listens to it; nothing at all where the strategy has no cloud.
+
+    Args:
+        config: its address and the link.
+        run: what it must agree on; None where the strategy has no cloud.
+        identity: by which it knows this run.
+        outbox: what is sent.
+        counters: where bytes and busy times are counted.
+        checkpoints: which tell what it may forget.
+
+    Attributes:
+        welcome: its first word, where the run waited for it.
+        last_ack: its last one so far.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: Run | None,
+        identity: Identity,
+        outbox: Outbox,
+        counters: Counters,
+        checkpoints: EdgeCheckpoints,
+    ) -> None:
+        self._identity = identity
+        self._outbox = outbox
+        self._checkpoints = checkpoints
+        self.uplink: Uplink | None = None
+        self.welcome: Welcome | None = None
+        self.last_ack: Ack | None = None
+        self._runlog: RunLog | None = None
+        self._timing: TrainingTime | None = None
+        if run is not None:
+            self.uplink = Uplink(config, lambda: self._hello(run), outbox, counters, self._on_ack)
+
+    def __enter__(self) -> "Cloud":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.uplink is not None:
+            # What waits is in the spool, or is computed again: no reason to wait behind a slow link.
+            self.uplink.close(in_order=self._outbox.settled >= self._outbox.end)
+
+    def connect(self) -> None:
+        """Wait for the cloud's Welcome, where there is a cloud."""
+        if self.uplink is not None:
+            self.welcome = self.uplink.connect()
+
+    def start(self, runlog: RunLog, timing: TrainingTime) -> None:
+        """Begin to send."""
+        self._runlog, self._timing = runlog, timing
+        if self.uplink is not None:
+            self.uplink.start()
+
+    def has_told(self, total_batches: int) -> bool:
+        """Whether the cloud has told the losses of all batches, and its counters, in this life."""
+        if self.uplink is None:
+            return True
+        assert self._runlog is not None  # set by `start`
+        return self.last_ack is not None and self._runlog.losses_through >= total_batches
+
+    def _hello(self, run: Run) -> Hello:
+        return Hello(
+            session_id=self._identity.session_id,
+            generation=self._identity.generation,
+            run=run,
+            # The cloud forgets what lies below: no more than is on this side's disk.
+            losses_from=self._checkpoints.losses_from,
+            kept_from=self._outbox.settled,
+        )
+
+    def _on_ack(self, ack: Ack) -> None:
+        assert self._runlog is not None  # acks are taken only after `start`
+        assert self._timing is not None
+        now = time.monotonic()
+        self.last_ack = ack
+        if ack.first_loss > self._runlog.losses_through:
+            raise SessionError(
+                f"the cloud has the losses from batch {ack.first_loss} on, this run lacks those from batch "
+                f"{self._runlog.losses_through} on; start a new run with another --run-dir"
+            )
+        self._runlog.cloud_losses(ack.first_loss, ack.losses)
+        self._timing.applied(ack.applied.batches, now)
+        for result in ack.results:
+            self._runlog.cloud_evaluation(result)
+            self._timing.evaluated(result.batches, now)

@@ -1,0 +1,175 @@
+"""The spool: what is written comes back whole or not at all, whatever became of the file."""
+
+import sqlite3
+
+import pytest
+
+from common.errors import CheckpointError
+from common.wire.messages import Position
+from edge_worker.spool import Entry, Kept, Spool
+
+
+def entry(batches, data=None):
+    """Return the record of batch `batches - 1`."""
+    data = data if data is not None else bytes([batches]) * 5000
+    return Entry(Kept(Position(batches - 1), Position(batches), False, len(data)), data)
+
+
+def filled(path, *batches, start=0):
+    spool = Spool(path)
+    for number in batches:
+        spool.write([entry(number)], Position(start), synced=False)
+    spool.close()
+    return path
+
+
+def held(spool):
+    return [kept.after.batches for kept in spool.records]
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "spool.sqlite"
+
+
+def test_a_new_spool_holds_nothing(path):
+    spool = Spool(path)
+
+    assert (spool.start, spool.end, held(spool), spool.damage) == (Position(0), Position(0), [], None)
+
+
+def test_what_was_written_comes_back_in_the_next_life(path):
+    filled(path, 1, 2, 3)
+
+    spool = Spool(path)
+
+    assert held(spool) == [1, 2, 3]
+    assert spool.end == Position(3)
+    assert [spool.read(Position(number)) for number in (3, 1)] == [b"\3" * 5000, b"\1" * 5000]
+
+
+def test_what_the_cloud_has_durably_is_dropped(path):
+    filled(path, 1, 2, 3)
+    spool = Spool(path)
+    spool.write([entry(4)], Position(2), synced=True)
+    spool.close()
+
+    spool = Spool(path)
+
+    assert (spool.start, held(spool)) == (Position(2), [3, 4])
+
+
+def test_a_restart_keeps_what_lies_between_the_cloud_and_the_checkpoint(path):
+    filled(path, 1, 2, 3, 4, 5)
+    spool = Spool(path)
+
+    spool.restart(Position(1), Position(3))
+
+    spool.close()
+    assert held(Spool(path)) == [2, 3]
+
+
+def test_a_record_that_comes_again_replaces_the_first(path):
+    """A Skip may stand for a batch that lies here already."""
+    filled(path, 1)
+    spool = Spool(path)
+    spool.write([entry(1, b"skip")], Position(0), synced=False)
+
+    assert spool.read(Position(1)) == b"skip"
+
+
+def test_room_is_used_again(path):
+    """The file does not grow with the run, only with what waits."""
+    spool = Spool(path)
+    sizes = []
+    for number in range(1, 201):
+        data = bytes(20_000)
+        spool.write([entry(number, data)], Position(max(0, number - 10)), synced=number % 10 == 0)
+        sizes.append(path.stat().st_size)
+
+    assert max(sizes) < 40 * 20_000
+
+
+@pytest.mark.parametrize("at", [0, 40, 4096 + 1, 0.3, 0.6, -2500])
+def test_a_flipped_bit_never_comes_back_as_a_record(path, at):
+    """Whatever is read is what was written; what is not is named."""
+    filled(path, *range(1, 9))
+    raw = bytearray(path.read_bytes())
+    where = int(len(raw) * at) if isinstance(at, float) else at
+    raw[where] ^= 1
+    path.write_bytes(raw)
+
+    spool = Spool(path)
+
+    for kept in spool.records:
+        assert spool.read(kept.after) == bytes([kept.after.batches]) * 5000
+    assert held(spool) == list(range(1, len(held(spool)) + 1))
+    assert len(held(spool)) == 8 or spool.damage is not None
+
+
+@pytest.mark.parametrize("left", [0, 100, 4096, 8192, 0.5, -1])
+def test_a_spool_cut_short_is_named_and_what_is_whole_of_it_used(path, left, caplog):
+    filled(path, *range(1, 9))
+    raw = path.read_bytes()
+    path.write_bytes(raw[: int(len(raw) * left) if isinstance(left, float) else left])
+
+    spool = Spool(path)
+
+    assert held(spool) == list(range(1, len(held(spool)) + 1))
+    for kept in spool.records:
+        assert spool.read(kept.after) == bytes([kept.after.batches]) * 5000
+    if left:  # an empty file is a new spool
+        assert spool.damage is not None
+        assert f"{path} is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("left", [1, 100, 4096, 8192, 0.5])
+def test_a_damaged_spool_is_made_anew(path, left):
+    filled(path, *range(1, 9))
+    raw = path.read_bytes()
+    path.write_bytes(raw[: int(len(raw) * left) if isinstance(left, float) else left])
+    spool = Spool(path)
+    whole = held(spool)
+
+    spool.restart(Position(0), Position(8))
+    spool.write([entry(9)], Position(0), synced=True)
+    spool.close()
+
+    assert held(Spool(path))[: len(whole)] == whole
+
+
+def test_a_missing_record_ends_what_can_be_used(path):
+    filled(path, 1, 2, 3, 4)
+    connection = sqlite3.connect(path)
+    connection.execute("DELETE FROM records WHERE after = ?", (3 << 32,))
+    connection.commit()
+    connection.close()
+
+    spool = Spool(path)
+
+    assert held(spool) == [1, 2]
+    assert "the record after batch 2 is missing or changed" in spool.damage
+
+
+def test_a_full_disk_is_named_and_changes_nothing(path):
+    def connect(name):
+        connection = sqlite3.connect(name, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA max_page_count = 6")
+        return connection
+
+    spool = Spool(path, connect)
+    spool.write([entry(1)], Position(0), synced=True)
+    with pytest.raises(CheckpointError, match=r"spool\.sqlite: .*full; make room and start again"):
+        spool.write([entry(2, bytes(100_000))], Position(1), synced=True)
+    spool.close()
+
+    assert (Spool(path).start, held(Spool(path))) == (Position(0), [1])
+
+
+def test_a_finished_run_leaves_no_spool(path):
+    spool = Spool(path)
+    spool.write([entry(1)], Position(0), synced=True)
+
+    spool.remove()
+
+    assert list(path.parent.iterdir()) == []
