@@ -50,7 +50,18 @@ class Cloud:
         return self.run_dir / session_id
 
 
-def start_cloud(run_dir: Path, *arguments: str, listen: str = "127.0.0.1:0", threads: int = 1) -> Cloud:
+def program(name: str, armed: Path | None = None) -> list[str]:
+    """Return how to start a console script; with `armed`, as a `benchmarks.killable`."""
+    return (
+        [str(BIN / name)]
+        if armed is None
+        else [sys.executable, "-m", "benchmarks.killable", str(armed), name]
+    )
+
+
+def start_cloud(
+    run_dir: Path, *arguments: str, listen: str = "127.0.0.1:0", threads: int = 1, armed: Path | None = None
+) -> Cloud:
     """Start a cloud and wait until it listens.
 
     Raises:
@@ -58,7 +69,7 @@ def start_cloud(run_dir: Path, *arguments: str, listen: str = "127.0.0.1:0", thr
     """
     run_dir.mkdir(parents=True, exist_ok=True)
     log = run_dir / "cloud.log"
-    command = [str(BIN / "cloud-worker"), "serve", "--listen", listen, "--run-dir", str(run_dir)]
+    command = [*program("cloud-worker", armed), "serve", "--listen", listen, "--run-dir", str(run_dir)]
     with log.open("a") as stderr:
         process = subprocess.Popen(
             [*command, "--threads", str(threads), *arguments],
@@ -86,10 +97,10 @@ def cloud_at(run_dir: Path, *arguments: str, threads: int = 1) -> Iterator[Cloud
             cloud.stop()
 
 
-def edge_command(cloud: str | None, run_dir: Path, *arguments: str) -> list[str]:
+def edge_command(cloud: str | None, run_dir: Path, *arguments: str, armed: Path | None = None) -> list[str]:
     """Return the command line of `edge-worker train`."""
     address = [] if cloud is None else ["--cloud", cloud]
-    return [str(BIN / "edge-worker"), "train", *address, "--run-dir", str(run_dir), *arguments]
+    return [*program("edge-worker", armed), "train", *address, "--run-dir", str(run_dir), *arguments]
 
 
 def run_edge(
@@ -100,9 +111,11 @@ def run_edge(
     return subprocess.run(command, capture_output=True, text=True, env=worker_env(), timeout=timeout_s)
 
 
-def start_edge(cloud: str | None, run_dir: Path, *arguments: str) -> "subprocess.Popen[str]":
+def start_edge(
+    cloud: str | None, run_dir: Path, *arguments: str, armed: Path | None = None
+) -> "subprocess.Popen[str]":
     """Start `edge-worker train` without waiting for it."""
-    command = edge_command(cloud, run_dir, *arguments)
+    command = edge_command(cloud, run_dir, *arguments, armed=armed)
     return subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=worker_env()
     )
@@ -110,7 +123,7 @@ def start_edge(cloud: str | None, run_dir: Path, *arguments: str) -> "subprocess
 
 def export(run_dir: Path, out: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run `edge-worker export`; the caller looks at the exit code."""
-    command = [str(BIN / "edge-worker"), "export", "--run-dir", str(run_dir), "--out", str(out), *arguments]
+    command = [*program("edge-worker"), "export", "--run-dir", str(run_dir), "--out", str(out), *arguments]
     return subprocess.run(command, capture_output=True, text=True, env=worker_env())
 
 
