@@ -136,16 +136,19 @@ class Work:
 
     def run(self, run_dir: RunDir) -> Outcome:
         """Train to the end, or until a signal comes."""
-        log.info("device %s, threads %d, %s", self.front.trainee.device, self.config.threads, self.precision)
         identity = run_dir.identity()
         checkpoints = EdgeCheckpoints(run_dir.checkpoints)
         counters = Counters(run_dir.counters_file, time.monotonic)
         with ExitStack() as stack:
+            stop = stack.enter_context(stop_on_signals())
+            log.info(
+                "device %s, threads %d, %s", self.front.trainee.device, self.config.threads, self.precision
+            )
             spool = self._open_spool(run_dir, stack)
             outbox = Outbox(
                 self.config.spool, self.config.spool_memory, spool, drop=self.config.spool_full == "drop"
             )
-            stop = stack.enter_context(stop_on_signals(outbox.leave))
+            stop.tell(outbox.leave)
             run = self.agreed_run() if self.strategy.uses_cloud else None
             cloud = stack.enter_context(Cloud(self.config, run, identity, outbox, counters, checkpoints))
             # A run that the cloud knows, and whose records are all here, need not wait for it.

@@ -8,29 +8,42 @@ from typing import Any
 
 
 class Stop:
-    """Whether a signal has asked the run to end, and which."""
+    """Whether a signal has asked the run to end, and which.
+
+    Attributes:
+        event: set once it has.
+        number: the signal's; 0 before.
+    """
 
     def __init__(self) -> None:
         self.event = threading.Event()
         self.number = 0
+        self._calls: list[Callable[[], None]] = []
+
+    def tell(self, call: Callable[[], None]) -> None:
+        """Have `call` called when the signal comes, or now if it has come."""
+        self._calls.append(call)
+        if self.event.is_set():
+            call()
+
+    def ask(self, number: int) -> None:
+        """Take a signal."""
+        self.number = number
+        self.event.set()
+        for call in self._calls:
+            call()
 
 
 @contextmanager
-def stop_on_signals(leave: Callable[[], None]) -> Iterator[Stop]:
-    """End the run after the batch under way on the first SIGINT or SIGTERM; at once on the second.
-
-    Args:
-        leave: called at the first, so that nobody waits any more.
-    """
+def stop_on_signals() -> Iterator[Stop]:
+    """End the run after the batch under way on the first SIGINT or SIGTERM; at once on the second."""
     stop = Stop()
     before: dict[signal.Signals, Any] = {}
 
     def handle(number: int, _: object) -> None:
-        stop.number = number
-        stop.event.set()
-        leave()
         for each, handler in before.items():
             signal.signal(each, handler)
+        stop.ask(number)
 
     for each in (signal.SIGINT, signal.SIGTERM):
         before[each] = signal.signal(each, handle)

@@ -23,7 +23,6 @@ from common.wire import convert
 from common.wire.generated import training_pb2 as pb
 from common.wire.generated import training_pb2_grpc as pb_grpc
 from common.wire.messages import PROTOCOL_VERSION, Ack, Chunk, Hello, Note, Position, Welcome
-from common.wire.reassembly import chunks_of
 from edge_worker.config import TrainConfig
 from edge_worker.counters import Counters
 from edge_worker.flow import FlowControl
@@ -274,7 +273,8 @@ class _Stream:
         self._kinds: deque[bool] = deque()  # of the messages handed to the link: is it of an evaluation
         self._in_flight: deque[tuple[int, bool]] = deque()  # (bytes, is it of an evaluation), unconfirmed
         self._since = time.monotonic()
-        self._evaluation = False  # whether the record being sent belongs to an evaluation
+        self._record, self._offset = b"", 0  # what is being sent, and how much of it was
+        self._evaluation = False  # whether it belongs to an evaluation
 
     def requests(self, hello: Hello) -> Iterator[pb.TrainRequest]:
         """Yield Hello, then notes and chunks as they come and as the window allows."""
@@ -282,39 +282,43 @@ class _Stream:
         self._kinds.append(False)
         yield convert.request_to_proto(hello)
         self.welcomed.wait()
-        pieces: deque[Chunk] = deque()
         try:
-            while (message := self._wait_for_next(pieces)) is not None:
+            while (message := self._wait_for_next()) is not None:
                 yield convert.request_to_proto(message)
         except HeadwaterError as error:  # gRPC would tell the cloud and nobody here
             self._outbox.fail(error)
 
-    def _wait_for_next(self, pieces: deque[Chunk]) -> Chunk | Note | None:
+    def _wait_for_next(self) -> Chunk | Note | None:
         """Return what to send next, once it may be sent; None at the end."""
         with self._changed:
-            message = self._next(pieces)
+            message = self._next()
             while message is None:
-                if self._stopped or (self._closing() and not pieces):
+                if self._stopped or (self._closing() and not self._record):
                     return None
                 self._changed.wait()
-                message = self._next(pieces)
+                message = self._next()
             if isinstance(message, Chunk):
                 self._count_in_flight(len(message.data))
             self._kinds.append(self._evaluation)
             return message
 
-    def _next(self, pieces: deque[Chunk]) -> Chunk | Note | None:
+    def _next(self) -> Chunk | Note | None:
         """Return what may be sent now, or None."""
         if self._stopped:
             return None
         if (note := self._take_note()) is not None:
             return note
-        if not pieces and not self._closing() and (parcel := self._outbox.take()) is not None:
+        if not self._record and not self._closing() and (parcel := self._outbox.take()) is not None:
             self._evaluation = parcel.evaluation
-            pieces.extend(chunks_of(self._outbox.data_of(parcel), self._flow.chunk_bytes))
-        if pieces and self._flow.may_send(len(pieces[0].data)):
-            return pieces.popleft()
-        return None
+            self._record, self._offset = self._outbox.data_of(parcel), 0
+        data = self._record[self._offset : self._offset + self._flow.chunk_bytes]
+        if not data or not self._flow.may_send(len(data)):
+            return None
+        chunk = Chunk(len(self._record), self._offset, data)
+        self._offset += len(data)
+        if self._offset == len(self._record):
+            self._record = b""
+        return chunk
 
     def acknowledged(self, ack: Ack) -> None:
         """Take the cloud's count of received bytes."""
@@ -338,8 +342,9 @@ class _Stream:
             self._changed.notify_all()
 
     def _count_in_flight(self, size: int) -> None:
-        self._count_unshaped_busy(time.monotonic())
-        self._flow.sent(size)
+        now = time.monotonic()
+        self._count_unshaped_busy(now)
+        self._flow.sent(size, now)
         self._in_flight.append((size, self._evaluation))
 
     def _count_unshaped_busy(self, now: float) -> None:
