@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from common.checkpoint import CheckpointStore, write_atomic
+from common.checkpoint import CheckpointStore
+from common.durable import make_directory, write_atomic
 from common.errors import CheckpointError, WireError
 from common.wire.messages import Run
 
@@ -66,10 +67,7 @@ class SessionFiles:
 
     def write(self, run: Run, generation: int) -> None:
         """Save the agreed run and the highest generation served."""
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise CheckpointError(f"cannot make {self.directory}: {error.strerror}") from error
+        make_directory(self.directory)
         write_atomic(self._session_file, _json({"run": asdict(run), "generation": generation}))
 
     def save_state(self, number: int, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:

@@ -6,9 +6,8 @@ numbers. It appears under its name only after its bytes are on the disk.
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,38 +16,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from common.durable import make_directory, write_atomic
 from common.errors import CheckpointError
 
 _MAGIC = b"headwater-checkpoint-1 "
 _SUFFIX = ".ckpt"
-
-
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` with `data`, so that a reader or a power cut finds the old file or the new one whole.
-
-    Raises:
-        CheckpointError: the disk is full, read-only or gone; nothing is left half-written.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with open(partial, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        _sync_directory(path.parent)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise CheckpointError(f"cannot write {path}: {error.strerror}; make room and start again") from error
-
-
-def _sync_directory(directory: Path) -> None:
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def tensors_to_bytes(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
@@ -63,8 +35,7 @@ class CheckpointStore:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        with _as_checkpoint_error(f"cannot make {directory}"):
-            directory.mkdir(parents=True, exist_ok=True)
+        make_directory(directory)
 
     def save(self, number: int, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Write checkpoint `number`; `numbers` is whatever JSON can hold."""

@@ -4,6 +4,7 @@ import fcntl
 import os
 from pathlib import Path
 
+from common.durable import make_directory
 from common.errors import CheckpointError, ConfigError
 
 
@@ -14,8 +15,8 @@ def lock_run_dir(run_dir: Path) -> int:
         ConfigError: another process holds it.
         CheckpointError: it cannot be made or written to.
     """
+    make_directory(run_dir)
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
         handle = os.open(run_dir / "lock", os.O_RDWR | os.O_CREAT, 0o644)
     except OSError as error:
         raise CheckpointError(f"cannot use the run directory {run_dir}: {error.strerror}") from error

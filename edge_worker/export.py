@@ -9,7 +9,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from common.checkpoint import tensors_to_bytes, write_atomic
+from common.checkpoint import tensors_to_bytes
+from common.durable import write_atomic
 from common.errors import CheckpointError, CloudError, ConfigError, HeadwaterError, WireError
 from common.models.catalogue import ModelSpec, loading_lines
 from common.strategies import find_strategy

@@ -6,10 +6,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-from common.checkpoint import tensors_to_bytes, write_atomic
+from common.checkpoint import tensors_to_bytes
 from common.codec import WIDTHS, packed_bytes
 from common.data.datasets import Dataset, open_dataset
 from common.data.sampler import batches_per_epoch
+from common.durable import write_atomic
 from common.errors import ConfigError
 from common.models.catalogue import ModelSpec
 from common.rundir import lock_run_dir
@@ -176,7 +177,10 @@ class Work:
     @staticmethod
     def _has_records(spool: Spool | None, checkpoints: EdgeCheckpoints) -> bool:
         """Tell whether all records before the newest checkpoint are here, or known to be durable."""
-        return spool is None or (spool.end is not None and checkpoints.newest <= spool.end)
+        if spool is None or (spool.end is not None and checkpoints.newest <= spool.end):
+            return True
+        log.warning("the spool lacks records; what the cloud has decides where to go on")
+        return False
 
     def _resume(
         self, checkpoints: EdgeCheckpoints, outbox: Outbox, spool: Spool | None, welcome: Welcome | None

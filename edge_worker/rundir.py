@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from common.checkpoint import write_atomic
+from common.durable import write_atomic
 from common.errors import CheckpointError, ConfigError
 from common.units import Rate, parse_rate
 from edge_worker.config import MAY_CHANGE, TrainConfig

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from common.durable import sync_directory
 from common.errors import CheckpointError
 from common.wire.messages import Position
 
@@ -86,6 +87,7 @@ class Spool:
         self._connections: list[Any] = []
         try:
             self._open()
+            sync_directory(path.parent)  # a new file's name
             self._check()
         except sqlite3.OperationalError as error:
             if "disk I/O" not in str(error) and "malformed" not in str(error):
@@ -179,15 +181,17 @@ class Spool:
             self._writer.execute(statement)
 
     def _check(self) -> None:
-        """Read and check the records from `start` on, up to the first that is not whole."""
+        """Read and check the records from `start` on, up to the first that is missing or not whole."""
         self._start = None
         ((start,),) = self._writer.execute("SELECT start FROM state").fetchall()
         self._start = expected = _position(start)
         rows = self._reader.execute("SELECT * FROM records WHERE after > ? ORDER BY after", (start,))
         for after, before, evaluation, crc, data in rows:
             kept = Kept(_position(before), _position(after), bool(evaluation), len(data))
-            if kept.before > expected or _crc(after, before, evaluation, data) != crc:
-                self._note_damage(f"the record after batch {expected.batches} is missing or changed")
+            if _crc(after, before, evaluation, data) != crc:
+                self._note_damage(f"the record of batch {kept.after.batches} is not as it was written")
+                return
+            if kept.before > expected:  # those between were in memory only when the process died
                 return
             expected = kept.after
             self._kept.append(kept)
@@ -196,6 +200,7 @@ class Spool:
         entries = [Entry(kept, self.read(kept.after)) for kept in wanted]
         self.remove()
         self._open()
+        sync_directory(self._path.parent)
         self.write(entries, Position(0), synced=True)
 
     def _drop(self, start: Position) -> None:

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from common.checkpoint import CheckpointStore, write_atomic
+from common.checkpoint import CheckpointStore
+from common.durable import write_atomic
 from common.errors import CheckpointError
 
 TENSORS = {"a": torch.arange(6.0).view(2, 3), "empty": torch.empty(0, dtype=torch.float64)}

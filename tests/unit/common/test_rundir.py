@@ -86,12 +86,12 @@ def test_a_path_that_cannot_be_a_directory_is_named_with_the_reason(tmp_path):
     (tmp_path / "file").write_text("")
     folder = re.escape(str(tmp_path / "file" / "run"))
 
-    with pytest.raises(CheckpointError, match=rf"^cannot use the run directory {folder}: Not a directory$"):
+    with pytest.raises(CheckpointError, match=rf"^cannot make {folder}: Not a directory$"):
         lock_run_dir(tmp_path / "file" / "run")
 
 
 def test_a_file_where_the_directory_should_be_is_named_with_the_reason(tmp_path):
     (tmp_path / "run").write_text("")
 
-    with pytest.raises(CheckpointError, match=r"cannot use the run directory .*run: File exists$"):
+    with pytest.raises(CheckpointError, match=r"cannot make .*run: File exists$"):
         lock_run_dir(tmp_path / "run")

@@ -1,0 +1,51 @@
+"""Files and directories that a power cut finds whole: what has returned is on the disk."""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from common.errors import CheckpointError
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace `path` with `data`, so that a reader or a power cut finds the old file or the new one whole.
+
+    Raises:
+        CheckpointError: the disk is full, read-only or gone; nothing is left half-written.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with open(partial, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        sync_directory(path.parent)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise CheckpointError(f"cannot write {path}: {error.strerror}; make room and start again") from error
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory and those above it that are missing; a directory that is there is left as it is.
+
+    Raises:
+        CheckpointError: it cannot be made.
+    """
+    missing = [each for each in (path, *path.parents) if not each.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        for each in missing:
+            sync_directory(each.parent)
+    except OSError as error:
+        raise CheckpointError(f"cannot make {path}: {error.strerror}") from error
+
+
+def sync_directory(directory: Path) -> None:
+    """Have the names in a directory on the disk; the content of a file may be there without its name."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,44 @@
+"""Power loss at any write of the cloud: it comes back with all that it has called durable."""
+
+from cloud_worker.store import SessionFiles
+from common.wire.messages import End, Position
+from tests.unit.cloud_worker.fakes import CountingBack, FakeStream, apply, attached, durable, open_session
+from tests.unit.disk import MODES, Disk, RecordingOs
+from tests.unit.records import RUN, SESSION, batches, hello, part
+
+
+def test_a_power_cut_at_any_write_leaves_what_was_called_durable(tmp_path, monkeypatch):
+    """Position and weights are of one moment, and an older generation stays refused."""
+    disk = Disk(tmp_path / "run")
+    disk.folder.mkdir()
+    promises = [(0, Position(0), 0)]
+    with monkeypatch.context() as patched:
+        RecordingOs(disk).patch(patched)
+        session = open_session(disk.folder)
+        stream = attached(session, generation=1)
+        for record in (*batches(0, 1, 2), part(0), part(1), *batches(3, 4, 5), End(6)):
+            apply(session, stream, record)
+            promises.append((len(disk.ops), durable(session), 1))
+        attached(session, generation=2)
+        promises.append((len(disk.ops), durable(session), 2))
+    (tmp_path / "after").mkdir()
+    seen = set()
+
+    for count, mode, folder in disk.states(tmp_path / "after"):
+        promised = max(position for done, position, _ in promises if done <= count)
+        generation = max(generation for done, _, generation in promises if done <= count)
+        if not (folder / SESSION / "session.json").exists():
+            assert promised == Position(0)
+            continue
+        back = CountingBack()
+        again = open_session(folder, back)
+        found = again.status().applied
+        assert found >= promised, f"{mode} after {disk.ops[count - 1][:2]}"
+        learnt = min(found.batches, RUN.total_batches)
+        assert found == Position(0) or back.restored == [learnt * (learnt - 1) / 2, learnt]
+        assert SessionFiles(folder, SESSION).read()[1] >= generation
+        again.attach(hello(2, kept_from=promised), FakeStream())
+        seen.add((found, mode))
+
+    wanted = (Position(0), Position(3), Position(3, 2), Position(6), Position(7))
+    assert seen == {(position, mode) for position in wanted for mode in MODES}
