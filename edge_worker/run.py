@@ -20,6 +20,7 @@ from common.strategies import Strategy, find_strategy
 from common.training import Optimisation, Trainee, resolve_device, resolve_precision, use_threads
 from common.units import resolve_link
 from common.wire.messages import Ack, Hello, Position, Run, Welcome
+from edge_worker.access import endpoint
 from edge_worker.checkpoints import Checkpoint, EdgeCheckpoints
 from edge_worker.config import TrainConfig
 from edge_worker.counters import Counters, TrainingTime
@@ -92,6 +93,7 @@ class Work:
             link_latency=link.latency_s,
         )
         self.strategy = strategy
+        self.cloud = endpoint(config.cloud, config) if strategy.uses_cloud else None
         device = resolve_device(config.device)
         self.dataset: Dataset = open_dataset(
             config.dataset,
@@ -258,7 +260,7 @@ class _Link:
         self.last_ack: Ack | None = None
         self._runlog: RunLog | None = None
         self._timing: TrainingTime | None = None
-        if work.strategy.uses_cloud:
+        if work.cloud is not None:
             run = work.agreed_run()
 
             def hello() -> Hello:
@@ -270,7 +272,7 @@ class _Link:
                     losses_from=checkpoints.losses_from,
                 )
 
-            self.uplink = Uplink(work.config, hello, outbox, counters, self._on_ack)
+            self.uplink = Uplink(work.config, work.cloud, hello, outbox, counters, self._on_ack)
 
     def __enter__(self) -> "_Link":
         if self.uplink is not None:
