@@ -5,9 +5,20 @@ from pathlib import Path
 import click
 
 from cloud_worker.config import ServeConfig
+from common.endpoint import Endpoint
 from common.errors import ConfigError
 from common.flags import Commands, options_of
 from common.logs import set_up_logging
+from common.tls import ClientTls, read_client_tls
+from common.units import format_size
+
+_run_dir = click.option(
+    "--run-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("runs/cloud"),
+    show_default=True,
+    help="That of cloud-worker serve.",
+)
 
 
 @click.group(cls=Commands, context_settings={"auto_envvar_prefix": "HEADWATER_CLOUD"})
@@ -29,11 +40,38 @@ def serve(config: ServeConfig, given: frozenset[str]) -> None:
 
 @main.command()
 @click.argument("address", default="127.0.0.1:50051")
-def health(address: str) -> None:
+@options_of(ClientTls)
+def health(tls: ClientTls, given: frozenset[str], address: str) -> None:
     """Ask the server at ADDRESS whether it serves; exit code 0 where it does."""
     from cloud_worker.health import check_health
 
-    click.echo(check_health(address))
+    click.echo(check_health(Endpoint(address, read_client_tls(tls))))
+
+
+@main.group()
+def sessions() -> None:
+    """What the cloud keeps of its edges' runs."""
+
+
+@sessions.command("list")
+@_run_dir
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")
+def list_(run_dir: Path, as_json: bool) -> None:
+    """List the sessions, the last changed first; also while a server runs."""
+    from cloud_worker.sessions_table import show_sessions
+
+    show_sessions(run_dir, as_json)
+
+
+@sessions.command()
+@_run_dir
+@click.argument("session_ids", metavar="ID...", nargs=-1, required=True)
+def rm(run_dir: Path, session_ids: tuple[str, ...]) -> None:
+    """Delete sessions with all that was trained in them; no server may run."""
+    from cloud_worker.kept import remove_sessions
+
+    for session_id, size in zip(session_ids, remove_sessions(run_dir, session_ids), strict=True):
+        click.echo(f"removed {session_id} ({format_size(size)})")
 
 
 @main.group()

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from cloud_worker.config import ServeConfig
+from cloud_worker.door import Door
 from cloud_worker.server import start_server
 from cloud_worker.sessions import Sessions
 from common.wire import convert
@@ -63,11 +64,11 @@ class Edge:
 
 
 @contextmanager
-def cloud_in_process(run_dir, max_sessions=4) -> Iterator[SimpleNamespace]:
+def cloud_in_process(run_dir, **settings) -> Iterator[SimpleNamespace]:
     """Serve on a free port; yields `address`, `stub`, `sessions`, and `edge` to open streams with."""
-    sessions = Sessions(run_dir, torch.device("cpu"), checkpoint_every_s=60.0, max_sessions=max_sessions)
-    config = ServeConfig(listen="127.0.0.1:0", run_dir=run_dir, max_sessions=max_sessions)
-    server, port = start_server(sessions, config)
+    config = ServeConfig(**{"listen": "127.0.0.1:0", "run_dir": run_dir, "max_sessions": 4, **settings})
+    sessions = Sessions(run_dir, torch.device("cpu"), checkpoint_every_s=60.0, limits=config)
+    server, port = start_server(sessions, config, Door.read(config))
     edges = []
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = pb_grpc.TrainingStub(channel)
