@@ -5,6 +5,7 @@ A session is removed by renaming its directory, then deleting it: what a kill le
 
 import os
 import shutil
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -117,13 +118,13 @@ def _check_run_dir(run_dir: Path) -> None:
 
 
 def _all_sessions(run_dir: Path) -> Iterator[SessionFiles]:
-    for path in sorted(run_dir.iterdir()):
+    for path in sorted(run_dir.glob("*")):
         with suppress(WireError):  # not named as a session is
             yield SessionFiles(run_dir, path.name)
 
 
 def _describe(files: SessionFiles) -> KeptSession:
-    status = [path.stat() for path in _files_in(files.directory)]
+    status = _status_of_files(files.directory)
     changed = datetime.fromtimestamp(max((each.st_mtime for each in status), default=0.0), timezone.utc)
     kept = KeptSession(
         session=files.directory.name,
@@ -146,8 +147,13 @@ def _describe(files: SessionFiles) -> KeptSession:
 
 
 def _used_bytes(directory: Path) -> int:
-    return sum(path.stat().st_size for path in _files_in(directory))
+    return sum(each.st_size for each in _status_of_files(directory))
 
 
-def _files_in(directory: Path) -> list[Path]:
-    return [path for path in directory.rglob("*") if path.is_file()]
+def _status_of_files(directory: Path) -> list[os.stat_result]:
+    """Return the status of all files in `directory` and below; a server may be renaming some of them."""
+    found = []
+    for path in directory.rglob("*"):
+        with suppress(FileNotFoundError):
+            found.append(path.lstat())
+    return [each for each in found if stat.S_ISREG(each.st_mode)]

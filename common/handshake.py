@@ -31,6 +31,8 @@ def explain_failure(address: str, tls: Tls | None) -> str | None:
             return _explain_tls(connection, host, tls)
     except ssl.SSLCertVerificationError as error:
         return f"the cloud at {address} is not trusted: {_verdict(error)}"
+    except ssl.SSLEOFError:  # hung up before any TLS, as a proxy does with nobody behind it
+        return None
     except ssl.SSLError as error:
         if error.reason == "WRONG_VERSION_NUMBER":
             return (
@@ -62,8 +64,9 @@ def _explain_tls(connection: socket.socket, host: str, tls: Tls) -> str | None:
     context.set_alpn_protocols(["h2"])
     if tls.cert_file is not None:
         context.load_cert_chain(tls.cert_file, tls.key_file)
-    with context.wrap_socket(connection, server_hostname=host) as secured:
-        # A content server begins to talk; one that misses our certificate, or dislikes it, hangs up.
+    secured = context.wrap_socket(connection, server_hostname=host)
+    # A content server begins to talk; one that misses our certificate, or dislikes it, hangs up.
+    with secured, contextlib.suppress(ConnectionResetError):
         if secured.recv(1):
             return None
     return _explain_hanging_up(tls)

@@ -26,9 +26,9 @@ PATIENCE_S = 60.0  # a hung server fails the test; nothing is expected to take s
 class Edge:
     """One stream: requests go when they are told, replies are read when they are asked for."""
 
-    def __init__(self, stub):
+    def __init__(self, stub, metadata=None):
         self._requests = queue.SimpleQueue()
-        self.call = stub.Train(iter(self._requests.get, None), timeout=PATIENCE_S)
+        self.call = stub.Train(iter(self._requests.get, None), timeout=PATIENCE_S, metadata=metadata)
 
     def send(self, *requests):
         """Send messages as they are."""
@@ -73,8 +73,8 @@ def cloud_in_process(run_dir, **settings) -> Iterator[SimpleNamespace]:
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = pb_grpc.TrainingStub(channel)
 
-        def edge(*requests) -> Edge:
-            edges.append(Edge(stub))
+        def edge(*requests, metadata=None) -> Edge:
+            edges.append(Edge(stub, metadata))
             edges[-1].send(*requests)
             return edges[-1]
 
@@ -87,9 +87,9 @@ def cloud_in_process(run_dir, **settings) -> Iterator[SimpleNamespace]:
             server.stop(0).wait()
 
 
-def welcomed(cloud, **changes) -> Edge:
+def welcomed(cloud, metadata=None, **changes) -> Edge:
     """Return an edge whose Hello was accepted."""
-    edge = cloud.edge(hello(**changes))
+    edge = cloud.edge(hello(**changes), metadata=metadata)
     edge.reply()
     return edge
 
