@@ -3,19 +3,21 @@
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from common.endpoint import Endpoint
 from common.errors import CloudError
 
 TIMEOUT_S = 5.0
 
 
-def check_health(address: str) -> str:
-    """Ask the standard health service at `address`; raises CloudError where it does not serve."""
-    with grpc.insecure_channel(address) as channel:
+def check_health(cloud: Endpoint) -> str:
+    """Ask the standard health service of `cloud`; raises CloudError where it does not serve."""
+    with cloud.open() as channel:
         try:
             request = health_pb2.HealthCheckRequest(service="headwater.v1.Training")
             reply = health_pb2_grpc.HealthStub(channel).Check(request, timeout=TIMEOUT_S)
         except grpc.RpcError as error:
-            raise CloudError(f"no cloud answers at {address} ({error.code().name})") from error
+            reason = cloud.explain_failure() or f"no cloud answers at {cloud.address} ({error.code().name})"
+            raise CloudError(reason) from error
     if reply.status != health_pb2.HealthCheckResponse.SERVING:
-        raise CloudError(f"the cloud at {address} is not serving")
-    return f"{address} is serving"
+        raise CloudError(f"the cloud at {cloud.address} is not serving")
+    return f"{cloud.address} is serving"

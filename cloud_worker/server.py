@@ -10,10 +10,13 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from cloud_worker.config import ServeConfig
-from cloud_worker.service import ErrorsToStatus, TrainingService
+from cloud_worker.door import Door
+from cloud_worker.interceptors import ErrorsToStatus, OnlyKnown
+from cloud_worker.service import TrainingService
 from cloud_worker.sessions import Sessions
 from common.address import split_address
 from common.errors import ConfigError
+from common.models.catalogue import model_names
 from common.rundir import lock_run_dir
 from common.training import resolve_device, use_threads
 from common.wire.generated import training_pb2_grpc as pb_grpc
@@ -22,22 +25,37 @@ log = logging.getLogger(__name__)
 
 DRAIN_S = 20.0
 
+# A peer that is gone without a word is noticed after at most 25 + 20 s. Anything that comes counts as a sign
+# of life, so that an answer may wait behind a slow link's data; only gRPC's own limit on it, a minute, is
+# raised for that. And however often such a link's pings come, in bunches, its stream is not closed for them.
+KEEPALIVE = (
+    ("grpc.keepalive_time_ms", 25_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.ping_timeout_ms", 600_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
 
 def serve(config: ServeConfig) -> None:
     """Serve until SIGTERM or SIGINT; then end the streams, save every session and return.
 
     Raises:
-        ConfigError: the address is taken, the run directory is in use, or the device does not exist.
+        ConfigError: the address is taken, the run directory is in use, the device does not exist, a file
+            of certificates or tokens does not fit, or a model is not known.
         CheckpointError: what was trained could not be saved at the end.
     """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    _check_models(config)
+    door = Door.read(config)
     lock_run_dir(config.run_dir)
     threads = use_threads(config.threads, shared=config.on_loopback)
     device = resolve_device(config.device)
-    sessions = Sessions(config.run_dir, device, config.checkpoint_every, config.max_sessions)
-    server, port = start_server(sessions, config)
+    sessions = Sessions(config.run_dir, device, config.checkpoint_every, config)
+    server, port = start_server(sessions, config, door)
     host, _ = split_address(config.listen, "--listen")
     click.echo(f"listening on {f'[{host}]' if ':' in host else host}:{port}")
     log.info("device %s, threads %d, sessions in %s", device, threads, config.run_dir)
@@ -50,25 +68,38 @@ def serve(config: ServeConfig) -> None:
         stopped.wait()
 
 
-def start_server(sessions: Sessions, config: ServeConfig) -> tuple[grpc.Server, int]:
+def start_server(sessions: Sessions, config: ServeConfig, door: Door) -> tuple[grpc.Server, int]:
     """Bind and start; return the server and its port."""
+    # An open stream holds a thread; a few more answer the unary calls, and what is above them is refused.
+    threads = 2 * config.max_sessions + 4
     server = grpc.server(
-        # An open stream holds a thread; a few more answer the unary calls.
-        futures.ThreadPoolExecutor(max_workers=2 * config.max_sessions + 4),
-        interceptors=[ErrorsToStatus()],
-        options=[("grpc.so_reuseport", 0)],
+        futures.ThreadPoolExecutor(max_workers=threads),
+        interceptors=[ErrorsToStatus(), OnlyKnown(door.access.identify)],
+        options=[("grpc.so_reuseport", 0), *KEEPALIVE],
+        maximum_concurrent_rpcs=threads,
     )
-    pb_grpc.add_TrainingServicer_to_server(TrainingService(sessions), server)  # type: ignore[no-untyped-call]
+    service = TrainingService(sessions, door.access.identify)
+    pb_grpc.add_TrainingServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     checks = health.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
+    credentials = door.credentials
     try:
-        port = server.add_insecure_port(config.listen)
+        if credentials is None:
+            port = server.add_insecure_port(config.listen)
+        else:
+            port = server.add_secure_port(config.listen, credentials)
     except RuntimeError as error:
         raise ConfigError(
             f"cannot listen on {config.listen}: the port is taken or the address is not this machine's; "
             "choose another with --listen"
         ) from error
     server.start()
-    for service in ("", "headwater.v1.Training"):
-        checks.set(service, health_pb2.HealthCheckResponse.SERVING)
+    for service_name in ("", "headwater.v1.Training"):
+        checks.set(service_name, health_pb2.HealthCheckResponse.SERVING)
     return server, port
+
+
+def _check_models(config: ServeConfig) -> None:
+    for name in sorted(config.model_names or ()):
+        if name not in model_names():
+            raise ConfigError(f"--models must be names from {', '.join(model_names())}, got {name!r}")

@@ -1,37 +1,41 @@
 """RPC surface of the cloud: parse, delegate, reply. No tensor maths here."""
 
-import logging
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import grpc
 
 from cloud_worker.sessions import Sessions
 from cloud_worker.store import check_session_id
-from cloud_worker.stream import TrainStream
-from common.errors import HeadwaterError, SessionError, WireError
+from cloud_worker.stream import TrainStream, first_of
+from common.errors import SessionError, WireError
 from common.wire import convert
 from common.wire.generated import training_pb2 as pb
 from common.wire.generated import training_pb2_grpc as pb_grpc
 from common.wire.messages import PROTOCOL_VERSION, Hello, Request
 
-log = logging.getLogger(__name__)
-
 EXPORT_PIECE_BYTES = 1 << 20
+# A stream holds a thread; one that does not begin is ended.
+FIRST_MESSAGE_S = 30.0
 
 
 class TrainingService(pb_grpc.TrainingServicer):
-    """Serves edges; expected failures become statuses in an interceptor."""
+    """Serves edges; expected failures become statuses in an interceptor.
 
-    def __init__(self, sessions: Sessions) -> None:
+    Args:
+        sessions: what is served.
+        identify: returns the name of a caller.
+    """
+
+    def __init__(self, sessions: Sessions, identify: Callable[[grpc.ServicerContext], str]) -> None:
         self._sessions = sessions
+        self._identify = identify
 
     def Train(
         self, request_iterator: Iterator[pb.TrainRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.TrainReply]:
         """Serve one stream of one session."""
         requests: Iterator[Request] = (convert.request_from_proto(proto) for proto in request_iterator)
-        hello = next(requests, None)
+        hello = first_of(requests, FIRST_MESSAGE_S)
         if not isinstance(hello, Hello):
             raise WireError("the first message of a stream must be Hello")
         if hello.protocol_version != PROTOCOL_VERSION:
@@ -40,8 +44,8 @@ class TrainingService(pb_grpc.TrainingServicer):
                 "install the same headwater on both"
             )
         check_session_id(hello.session_id)
-        with self._sessions.serving(hello) as session:
-            stream = TrainStream(session, hello)
+        with self._sessions.serving(hello, self._identify(context)) as session:
+            stream = TrainStream(session, hello, self._sessions.limits)
             try:
                 yield convert.reply_to_proto(session.attach(hello, stream))
                 for ack in stream.serve(requests):
@@ -54,7 +58,7 @@ class TrainingService(pb_grpc.TrainingServicer):
     ) -> Iterator[pb.ExportChunk]:
         """Send the weights of a finished session in pieces."""
         check_session_id(request.session_id)
-        path = self._sessions.weights_file(request.session_id)
+        path = self._sessions.weights_file(request.session_id, self._identify(context))
         total = path.stat().st_size
         with path.open("rb") as file:
             while piece := file.read(EXPORT_PIECE_BYTES):
@@ -63,52 +67,5 @@ class TrainingService(pb_grpc.TrainingServicer):
     def GetStatus(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusReply:
         """Tell where one session stands."""
         check_session_id(request.session_id)
-        return convert.status_to_proto(self._sessions.status(request.session_id))
-
-
-class ErrorsToStatus(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in stubs only
-    """End a call with the status that its HeadwaterError names; a bug stays UNKNOWN."""
-
-    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
-        """Wrap the handler of this call, if there is one."""
-        handler = continuation(handler_call_details)
-        if handler is None:
-            return None
-        if handler.response_streaming:
-            wrap = (
-                grpc.stream_stream_rpc_method_handler
-                if handler.request_streaming
-                else grpc.unary_stream_rpc_method_handler
-            )
-            inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
-            guarded: Any = _guard_stream(inner)
-        else:
-            wrap, guarded = grpc.unary_unary_rpc_method_handler, _guard_unary(handler.unary_unary)
-        return wrap(guarded, handler.request_deserializer, handler.response_serializer)
-
-
-def _guard_stream(inner: Any) -> Any:
-    # A generator, so that it also catches what is raised after the first reply.
-    def guarded(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-        try:
-            yield from inner(request, context)
-        except HeadwaterError as error:
-            _abort(context, error)
-
-    return guarded
-
-
-def _guard_unary(inner: Any) -> Any:
-    def guarded(request: Any, context: grpc.ServicerContext) -> Any:
-        try:
-            return inner(request, context)
-        except HeadwaterError as error:
-            return _abort(context, error)
-
-    return guarded
-
-
-def _abort(context: grpc.ServicerContext, error: HeadwaterError) -> Any:
-    line = " ".join(str(error).split())
-    log.warning("ended a call of %s: %s", context.peer(), line)
-    context.abort(error.status, line)
+        status = self._sessions.status(request.session_id, self._identify(context))
+        return convert.status_to_proto(status)

@@ -11,10 +11,12 @@ from pathlib import Path
 import torch
 
 from cloud_worker.back import Back
+from cloud_worker.kept import bytes_to_reserve, kept_bytes
+from cloud_worker.limits import Limits
 from cloud_worker.session import Session
 from cloud_worker.store import SessionFiles
-from common.errors import CapacityError, CheckpointError, NotFoundError, SessionError
-from common.wire.messages import Hello, Status
+from common.errors import CapacityError, CheckpointError, NotFoundError, NotOwnerError, SessionError
+from common.wire.messages import Hello, Run, Status
 
 log = logging.getLogger(__name__)
 
@@ -26,35 +28,43 @@ class Sessions:
         run_dir: where they live on disk.
         device: where their backs train.
         checkpoint_every_s: seconds between saves within an epoch.
-        max_sessions: how many may be in memory at once.
+        limits: how many may be in memory at once, and what else this cloud gives.
     """
 
     def __init__(
-        self, run_dir: Path, device: torch.device, checkpoint_every_s: float, max_sessions: int
+        self, run_dir: Path, device: torch.device, checkpoint_every_s: float, limits: Limits
     ) -> None:
         self._run_dir = run_dir
         self._device = device
         self._checkpoint_every_s = checkpoint_every_s
-        self._max_sessions = max_sessions
+        self.limits = limits
         self._live: dict[str, Session] = {}  # least recently served first
         self._streams: Counter[Session] = Counter()  # open on each of them
         self._lock = threading.Lock()
         self._turns = threading.Lock()
 
     @contextmanager
-    def serving(self, hello: Hello) -> Iterator[Session]:
+    def serving(self, hello: Hello, caller: str) -> Iterator[Session]:
         """Hold the session that `hello` names in memory: found there, loaded from the disk, or a new one.
 
+        Args:
+            hello: the edge's first message.
+            caller: who says it; a new session is theirs.
+
         Raises:
-            CapacityError: there is no room for another one.
+            NotOwnerError: somebody else opened the session.
+            CapacityError: there is no room for another one, or it is too large.
             SessionError, ModelError: this cloud cannot build the edge's network.
             CheckpointError: what was saved is damaged, or the disk is full.
         """
+        files = SessionFiles(self._run_dir, hello.session_id)
         with self._lock:
+            _check_owner(files, caller)
+            self.limits.check_run(hello.run)
             session = self._live.pop(hello.session_id, None)
             if session is None or session.failed:
                 self._make_room()
-                session = self._load(hello)
+                session = self._load(files, hello.run, caller)
             self._live[hello.session_id] = session
             self._streams[session] += 1
         try:
@@ -64,12 +74,15 @@ class Sessions:
                 self._streams[session] -= 1
                 self._streams += Counter()  # drops those at zero
 
-    def _load(self, hello: Hello) -> Session:
-        files = SessionFiles(self._run_dir, hello.session_id)
-        run = files.read()[0] if files.exists() else hello.run
+    def _load(self, files: SessionFiles, run: Run, caller: str) -> Session:
+        if files.exists():
+            run = files.read()[0]
         back = Back(run, self._device)
         if not files.exists():
-            files.write(run, generation=0)
+            needed = bytes_to_reserve(back.state_dict())
+            self.limits.check_kept(kept_bytes(self._run_dir), needed)
+            files.create(run, caller, needed)
+            log.info("session %s is opened by %s", files.directory.name, caller or "an edge without a name")
         return Session(files, run, back, self._turns, time.monotonic, self._checkpoint_every_s)
 
     def _make_room(self) -> None:
@@ -86,19 +99,32 @@ class Sessions:
 
     @property
     def _is_full(self) -> bool:
-        return len(self._live) >= self._max_sessions
+        return len(self._live) >= self.limits.max_sessions
 
-    def status(self, session_id: str) -> Status:
-        """Return where a session stands; NotFoundError where this cloud does not hold it in memory."""
+    def status(self, session_id: str, caller: str) -> Status:
+        """Return where a session stands.
+
+        Raises:
+            NotFoundError: this cloud does not hold it in memory.
+            NotOwnerError: somebody else opened it.
+        """
+        _check_owner(SessionFiles(self._run_dir, session_id), caller)
         with self._lock:
             session = self._live.get(session_id)
         if session is None:
             raise NotFoundError(f"no session {session_id[:64]!r} is open here")
         return session.status()
 
-    def weights_file(self, session_id: str) -> Path:
-        """Return the file with a finished session's weights."""
+    def weights_file(self, session_id: str, caller: str) -> Path:
+        """Return the file with a finished session's weights.
+
+        Raises:
+            NotFoundError: this cloud does not keep it.
+            NotOwnerError: somebody else opened it.
+            SessionError: it is not finished.
+        """
         files = SessionFiles(self._run_dir, session_id)
+        _check_owner(files, caller)
         if not files.exists():
             raise NotFoundError(
                 f"this cloud keeps no session {session_id}; is it the one that trained the run?"
@@ -126,3 +152,12 @@ class Sessions:
                 lost.append(error)
         if lost:
             raise lost[0]
+
+
+def _check_owner(files: SessionFiles, caller: str) -> None:
+    """Refuse whoever did not open the session; one that is not there yet is anyone's to open."""
+    if files.exists() and files.owner() != caller:
+        raise NotOwnerError(
+            f"session {files.directory.name} was opened by another edge; show the certificate or token that "
+            "it was opened with, or start a new run with another --run-dir"
+        )

@@ -1,7 +1,7 @@
 """What survives a restart of the cloud: one directory for each session.
 
 RUN_DIR/lock                      held while a server runs on RUN_DIR
-RUN_DIR/<session>/session.json    the agreed run, and the highest generation served
+RUN_DIR/<session>/session.json    owner, the agreed run, and the highest generation served
 RUN_DIR/<session>/checkpoints/    the last two states of the back
 RUN_DIR/<session>/back.safetensors, summary.json    written when the run is complete
 """
@@ -9,6 +9,8 @@ RUN_DIR/<session>/back.safetensors, summary.json    written when the run is comp
 import json
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -58,17 +60,40 @@ class SessionFiles:
 
     def read(self) -> tuple[Run, int]:
         """Return the agreed run and the highest generation served."""
-        try:
-            saved = json.loads(self._session_file.read_text())
+        with self._reading() as saved:
             run: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved["run"].items()}
             return Run(**run), int(saved["generation"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{self._session_file} is damaged: {error}") from error
+
+    def owner(self) -> str:
+        """Return who opened the session; "" for anyone."""
+        with self._reading() as saved:
+            return str(saved.get("owner", ""))
+
+    def reserved_bytes(self) -> int:
+        """Return how much disk space the session was expected to take when it was opened."""
+        with self._reading() as saved:
+            return int(saved.get("reserved_bytes", 0))
+
+    def create(self, run: Run, owner: str, reserved_bytes: int) -> None:
+        """Save a session that is opened now, by `owner`."""
+        make_directory(self.directory)
+        values = {"owner": owner, "reserved_bytes": reserved_bytes, "run": asdict(run), "generation": 0}
+        write_atomic(self._session_file, _json(values))
 
     def write(self, run: Run, generation: int) -> None:
-        """Save the agreed run and the highest generation served."""
-        make_directory(self.directory)
-        write_atomic(self._session_file, _json({"run": asdict(run), "generation": generation}))
+        """Save the agreed run and the highest generation served; the rest stays as it is."""
+        with self._reading() as saved:
+            values = {**saved, "run": asdict(run), "generation": generation}
+        write_atomic(self._session_file, _json(values))
+
+    @contextmanager
+    def _reading(self) -> Iterator[dict[str, Any]]:
+        """Yield what session.json holds; whatever cannot be made of it is damage."""
+        try:
+            saved: dict[str, Any] = json.loads(self._session_file.read_text())
+            yield saved
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{self._session_file} is damaged: {error}") from error
 
     def save_state(self, number: int, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Write checkpoint `number`, and drop all but it and the one before.
@@ -89,6 +114,15 @@ class SessionFiles:
             except CheckpointError as error:
                 log.warning("%s; it is passed over", error)
         return states
+
+    def applied_batches(self) -> int:
+        """Return how many batches the newest checkpoint has behind it, by what it says of itself.
+
+        Raises:
+            CheckpointError: it is too damaged to say.
+        """
+        store = self._checkpoints()
+        return int(store.peek(max(store.numbers()))["applied"][0]) if store.numbers() else 0
 
     def finish(self, weights: bytes, summary: dict[str, Any]) -> None:
         """Write what a complete run leaves behind."""

@@ -4,21 +4,24 @@ A received chunk is acknowledged as soon as it is taken, and taken only while th
 applied stay under a bound: a slow back fills the edge's window, and the edge's outbox after it.
 """
 
+import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from typing import Protocol
 
 import grpc
 
+from cloud_worker.limits import Limits
 from cloud_worker.session import Session
-from common.errors import HeadwaterError, WireError
+from common.errors import CloudError, HeadwaterError, WireError
+from common.units import format_duration
 from common.wire.convert import record_from_bytes
 from common.wire.messages import Ack, Chunk, Hello, Note, Request
 from common.wire.reassembly import Reassembly
 
 HEARTBEAT_S = 5.0
-MAX_WAITING_BYTES = 32 << 20
 
 
 class Requests(Protocol):
@@ -28,15 +31,43 @@ class Requests(Protocol):
         """Return the next one; StopIteration when the edge has closed its side."""
 
 
+def first_of(requests: Iterator[Request], timeout_s: float) -> Request | None:
+    """Return the first message, or None where the edge closed its side without any.
+
+    Raises:
+        CloudError: none came within `timeout_s`; its caller ends the stream, and the waiting thread with it.
+    """
+    arrived: queue.SimpleQueue[Request | BaseException | None] = queue.SimpleQueue()
+
+    def read() -> None:
+        try:
+            arrived.put(next(requests, None))
+        except BaseException as error:  # it belongs to the caller, if that still waits
+            arrived.put(error)
+
+    threading.Thread(target=read, name="first message", daemon=True).start()
+    try:
+        first = arrived.get(timeout=timeout_s)
+    except queue.Empty:
+        limit = format_duration(timeout_s)
+        raise CloudError(f"no message came for {limit} after the stream was opened") from None
+    if isinstance(first, BaseException):
+        raise first
+    return first
+
+
 class TrainStream:
     """Serves one session until the edge closes the stream, a newer one takes over, or something fails."""
 
-    def __init__(self, session: Session, hello: Hello) -> None:
+    def __init__(self, session: Session, hello: Hello, limits: Limits) -> None:
         self._session = session
+        self._limits = limits
         self._changed = threading.Condition()
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._received_bytes = 0
+        self._applying = False  # a record is under way
+        self._quiet_since = time.monotonic()  # nothing has come since, and nothing was being applied
         self._news = True
         self._reading = True  # the edge may still send
         self._training = True  # records may still be applied
@@ -79,9 +110,21 @@ class TrainStream:
         """Wait for something to tell; False once the stream is over."""
         with self._changed:
             if not self._news and self._training:
-                self._changed.wait(HEARTBEAT_S)
+                self._changed.wait(min(HEARTBEAT_S, self._limits.idle_timeout))
             self._news = False
+            self._end_if_idle()
             return self._training
+
+    def _end_if_idle(self) -> None:
+        """End a stream on which nothing comes; an edge that waits for the cloud is not idle."""
+        now = time.monotonic()
+        if self._waiting or self._applying:
+            self._quiet_since = now
+        if now - self._quiet_since > self._limits.idle_timeout:
+            limit = format_duration(self._limits.idle_timeout)
+            self.end(
+                CloudError(f"nothing came for {limit}; what came before is saved: connect again to go on")
+            )
 
     def _ack(self) -> Ack:
         ack = self._session.ack(self._received_bytes, self._losses_told, self._results_told)
@@ -122,12 +165,15 @@ class TrainStream:
             if record is not None:
                 # One record always fits, however large it is.
                 while (
-                    self._waiting and self._waiting_bytes + len(record) > MAX_WAITING_BYTES and self._reading
+                    self._waiting
+                    and self._waiting_bytes + len(record) > self._limits.window
+                    and self._reading
                 ):
                     self._changed.wait()
                 self._waiting.append(record)
                 self._waiting_bytes += len(record)
             self._received_bytes += len(chunk.data)
+            self._quiet_since = time.monotonic()
             self._news = True
             self._changed.notify_all()
             return self._reading
@@ -142,12 +188,14 @@ class TrainStream:
 
     def _next_record(self) -> bytes | None:
         with self._changed:
+            self._applying = False
             while not self._waiting and self._reading and self._training:
                 self._changed.wait()
             if not self._waiting or not self._training:
                 return None
             data = self._waiting.popleft()
             self._waiting_bytes -= len(data)
+            self._applying = True
             self._changed.notify_all()
             return data
 

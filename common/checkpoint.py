@@ -21,6 +21,8 @@ from common.errors import CheckpointError
 
 _MAGIC = b"headwater-checkpoint-1 "
 _SUFFIX = ".ckpt"
+# Of the first line: the magic, 64 digits and the end of the line.
+_HEAD_BYTES = len(_MAGIC) + 65
 
 
 def tensors_to_bytes(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
@@ -35,10 +37,10 @@ class CheckpointStore:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        make_directory(directory)
 
     def save(self, number: int, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Write checkpoint `number`; `numbers` is whatever JSON can hold."""
+        make_directory(self._directory)
         payload = tensors_to_bytes(tensors, {"numbers": json.dumps(numbers)})
         digest = hashlib.sha256(payload).hexdigest().encode()
         write_atomic(self._path(number), b"".join((_MAGIC, digest, b"\n", payload)))
@@ -56,10 +58,24 @@ class CheckpointStore:
             raise CheckpointError(f"{path} is damaged: its checksum does not match its content")
         try:
             tensors: dict[str, Tensor] = load(payload)
-            header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
+            return tensors, _numbers_in(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
         except (SafetensorError, ValueError) as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
-        return tensors, json.loads(header["__metadata__"]["numbers"])
+
+    def peek(self, number: int) -> dict[str, Any]:
+        """Return the numbers of one checkpoint, however large it is, without a look at its tensors.
+
+        Raises:
+            CheckpointError: it is missing, or so damaged that they cannot be read.
+        """
+        path = self._path(number)
+        try:
+            with _as_checkpoint_error(f"cannot read {path}"), path.open("rb") as file:
+                file.readline(_HEAD_BYTES)
+                size = int.from_bytes(file.read(8), "little")
+                return _numbers_in(file.read(min(size, path.stat().st_size)))
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} is damaged: {error}") from error
 
     def numbers(self) -> list[int]:
         """Return the numbers of the checkpoints there are, oldest first."""
@@ -73,6 +89,11 @@ class CheckpointStore:
 
     def _path(self, number: int) -> Path:
         return self._directory / f"{number:012d}{_SUFFIX}"
+
+
+def _numbers_in(header: bytes) -> dict[str, Any]:
+    numbers: dict[str, Any] = json.loads(json.loads(header)["__metadata__"]["numbers"])
+    return numbers
 
 
 @contextmanager

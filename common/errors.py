@@ -10,6 +10,8 @@ HeadwaterError
 │   └── FencedError   a newer stream of the same run has taken over
 ├── CapacityError     the cloud will not hold another session
 ├── NotFoundError     the cloud keeps no such session
+├── UnknownCallerError  the cloud does not know who calls
+├── NotOwnerError     the session belongs to another caller
 ├── CheckpointError   a saved state is damaged, or cannot be written
 └── CloudError        the cloud cannot be reached, or ended the stream
 
@@ -78,6 +80,18 @@ class NotFoundError(HeadwaterError):
     """The cloud keeps no such session."""
 
     status = grpc.StatusCode.NOT_FOUND
+
+
+class UnknownCallerError(HeadwaterError):
+    """The cloud does not know who calls."""
+
+    status = grpc.StatusCode.UNAUTHENTICATED
+
+
+class NotOwnerError(HeadwaterError):
+    """The session belongs to another caller."""
+
+    status = grpc.StatusCode.PERMISSION_DENIED
 
 
 class CheckpointError(HeadwaterError):

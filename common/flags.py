@@ -23,18 +23,22 @@ def options_of(config_type: type[T]) -> Callable[[Callable[..., None]], Callable
     """Turn each field of `config_type` into a click option.
 
     The command is called with the config and with the names of the fields that the user gave, on the command
-    line or in the environment, as opposed to those that took their default.
+    line or in the environment, as opposed to those that took their default; other options of its own come as
+    they are. Flags of the type itself come first, then those of the types it is derived from.
     """
+    own = config_type.__annotations__
+    options = sorted(dataclasses.fields(config_type), key=lambda field: field.name not in own)  # type: ignore[arg-type]
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def run(**values: Any) -> None:
             context = click.get_current_context()
             defaulted = (click.core.ParameterSource.DEFAULT, click.core.ParameterSource.DEFAULT_MAP)
-            given = {name for name in values if context.get_parameter_source(name) not in defaulted}
-            command(config_type(**values), frozenset(given))
+            config = {option.name: values.pop(option.name) for option in options}
+            given = {name for name in config if context.get_parameter_source(name) not in defaulted}
+            command(config_type(**config), frozenset(given), **values)
 
         run.__doc__, run.__name__ = command.__doc__, command.__name__
-        for field in reversed(dataclasses.fields(config_type)):  # type: ignore[arg-type]
+        for field in reversed(options):
             name = "--" + field.name.replace("_", "-")
             option = {"show_default": field.default is not None, **field.metadata}
             run = click.option(name, field.name, default=field.default, **option)(run)

@@ -7,6 +7,7 @@ import click
 
 from common.flags import Commands, options_of
 from common.logs import set_up_logging
+from edge_worker.access import Access
 from edge_worker.config import TrainConfig
 
 
@@ -71,9 +72,13 @@ def models(
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file to write."
 )
-def export(run_dir: Path, cloud: str | None, out: Path) -> None:
-    """Write the whole trained network as one safetensors file for plain torchvision."""
+@options_of(Access)
+def export(access: Access, given: frozenset[str], run_dir: Path, cloud: str | None, out: Path) -> None:
+    """Write the whole trained network as one safetensors file for plain torchvision.
+
+    Certificates and token are those that the run trained with, unless they are given.
+    """
     from edge_worker.export import export_network
 
-    for line in export_network(run_dir, cloud, out):
+    for line in export_network(run_dir, cloud, access, out):
         click.echo(line)

@@ -1,7 +1,9 @@
 """The cloud as a run sees it: the uplink, what it says of this run, and what comes back."""
 
 import time
+from collections.abc import Callable
 
+from common.endpoint import Endpoint
 from common.errors import SessionError
 from common.wire.messages import Ack, Hello, Run, Welcome
 from edge_worker.checkpoints import EdgeCheckpoints
@@ -17,8 +19,9 @@ class Cloud:
     """The uplink with what listens to it; nothing at all where the strategy has no cloud.
 
     Args:
-        config: its address and the link.
-        run: what it must agree on; None where the strategy has no cloud.
+        config: the link.
+        endpoint: where it is; None where the strategy has no cloud.
+        agreed_run: returns what it must agree on.
         identity: by which it knows this run.
         outbox: what is sent.
         counters: where bytes and busy times are counted.
@@ -32,7 +35,8 @@ class Cloud:
     def __init__(
         self,
         config: TrainConfig,
-        run: Run | None,
+        endpoint: Endpoint | None,
+        agreed_run: Callable[[], Run],
         identity: Identity,
         outbox: Outbox,
         counters: Counters,
@@ -46,8 +50,9 @@ class Cloud:
         self.last_ack: Ack | None = None
         self._runlog: RunLog | None = None
         self._timing: TrainingTime | None = None
-        if run is not None:
-            self.uplink = Uplink(config, lambda: self._hello(run), outbox, counters, self._on_ack)
+        if endpoint is not None:
+            run = agreed_run()
+            self.uplink = Uplink(config, endpoint, lambda: self._hello(run), outbox, counters, self._on_ack)
 
     def __enter__(self) -> "Cloud":
         return self

@@ -10,6 +10,7 @@ from common.errors import ConfigError
 from common.flags import THREADS_HELP, flag
 from common.strategies import find_strategy
 from common.units import DURATION, PRESETS_HELP, RATE, SIZE
+from edge_worker.access import Access
 
 MiB = 1 << 20
 
@@ -30,6 +31,10 @@ MAY_CHANGE = frozenset(
         "log_level",
         "connect_timeout",
         "run_dir",
+        "tls_ca",
+        "tls_cert",
+        "tls_key",
+        "token_file",
     }
 )
 
@@ -41,7 +46,7 @@ _FOLDER = click.Path(path_type=Path, file_okay=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
+class TrainConfig(Access):
     """Settings of one run; each field is a flag."""
 
     cloud: str = flag("127.0.0.1:50051", "HOST:PORT of the cloud worker")

@@ -1,6 +1,7 @@
 """Front and back together again: one safetensors file that plain torchvision loads."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,13 @@ from torch import Tensor
 
 from common.checkpoint import tensors_to_bytes
 from common.durable import write_atomic
+from common.endpoint import Endpoint
 from common.errors import CheckpointError, CloudError, ConfigError, HeadwaterError, WireError
 from common.models.catalogue import ModelSpec, loading_lines
 from common.strategies import find_strategy
 from common.wire.generated import training_pb2 as pb
 from common.wire.generated import training_pb2_grpc as pb_grpc
+from edge_worker.access import Access, endpoint
 from edge_worker.rundir import RunDir
 from edge_worker.uplink import FATAL
 
@@ -23,11 +26,17 @@ EXPORT_TIMEOUT_S = 600.0
 EXIT_PREFIX = "exit."
 
 
-def export_network(path: Path, cloud: str | None, out: Path) -> list[str]:
+def export_network(path: Path, cloud: str | None, access: Access, out: Path) -> list[str]:
     """Write the network of the finished run at `path` to `out`; return what to tell the user.
 
+    Args:
+        path: the run's directory.
+        cloud: HOST:PORT; None for the one that the run trained with.
+        access: how to reach it; what is None there is as it was in the run.
+        out: the file to write.
+
     Raises:
-        ConfigError: there is no finished run at `path`.
+        ConfigError: there is no finished run at `path`, or a file that `access` names does not fit.
         CloudError, NotFoundError: the cloud does not answer, or does not have the run's back.
         CheckpointError: a file is damaged, or `out` cannot be written.
     """
@@ -39,7 +48,7 @@ def export_network(path: Path, cloud: str | None, out: Path) -> list[str]:
     weights = _read_weights(run_dir.front_file)
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith(EXIT_PREFIX)}
     if find_strategy(summary["strategy"]).uses_cloud:
-        back = _load(_fetch_back(cloud or run_dir.settings()["cloud"], session_id), "the cloud's weights")
+        back = _load(_fetch_back(_cloud(run_dir, cloud, access), session_id), "the cloud's weights")
         weights.update(back)
     metadata = _metadata(summary, out)
     write_atomic(out, tensors_to_bytes(weights, metadata))
@@ -70,10 +79,18 @@ def _metadata(summary: dict[str, Any], out: Path) -> dict[str, str]:
     }
 
 
-def _fetch_back(cloud: str, session_id: str) -> bytes:
+def _cloud(run_dir: RunDir, cloud: str | None, access: Access) -> Endpoint:
+    """Return the cloud that the run trained with, but for what was given now."""
+    settings = run_dir.settings()
+    files = {field.name: getattr(access, field.name) or settings.get(field.name) for field in fields(Access)}
+    known = Access(**{name: None if file is None else Path(file) for name, file in files.items()})
+    return endpoint(cloud or settings["cloud"], known)
+
+
+def _fetch_back(cloud: Endpoint, session_id: str) -> bytes:
     pieces: list[bytes] = []
     received = 0
-    with grpc.insecure_channel(cloud) as channel:
+    with cloud.open() as channel:
         stub = pb_grpc.TrainingStub(channel)  # type: ignore[no-untyped-call]
         try:
             for piece in stub.ExportBack(pb.ExportRequest(session_id=session_id), timeout=EXPORT_TIMEOUT_S):
@@ -87,12 +104,14 @@ def _fetch_back(cloud: str, session_id: str) -> bytes:
     return b"".join(pieces)
 
 
-def _explain(error: grpc.RpcError, cloud: str) -> HeadwaterError:
+def _explain(error: grpc.RpcError, cloud: Endpoint) -> HeadwaterError:
     code, details = error.code(), error.details()
     if code in FATAL:
-        return FATAL[code](f"the cloud at {cloud} refused: {details}")
+        return FATAL[code](f"the cloud at {cloud.address} refused: {details}")
+    if refusal := cloud.explain_failure():
+        return CloudError(refusal)
     return CloudError(
-        f"no cloud answers at {cloud} ({code.name}: {details}); "
+        f"no cloud answers at {cloud.address} ({code.name}: {details}); "
         "start `cloud-worker serve` there, or give its address with --cloud"
     )
 

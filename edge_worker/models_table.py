@@ -4,9 +4,9 @@ import json
 from dataclasses import asdict
 
 import click
-from rich.console import Console
 from rich.table import Table
 
+from common.console import table_console
 from common.models.catalogue import ModelSpec, model_names
 from common.models.describe import SplitInfo, describe
 from common.units import format_size
@@ -52,7 +52,7 @@ def _print_names(described: dict[str, list[SplitInfo]]) -> None:
     for name, infos in described.items():
         parameters = infos[0].front_parameters + infos[0].back_parameters
         table.add_row(name, _count(parameters), " ".join(info.split for info in infos))
-    _console().print(table)
+    table_console().print(table)
     click.echo("edge-worker models NAME shows what each split point costs")
 
 
@@ -76,13 +76,7 @@ def _print_splits(name: str, infos: list[SplitInfo]) -> None:
                 for part in ("front", "exit", "back")
             ),
         )
-    _console().print(table)
-
-
-def _console() -> Console:
-    console = Console()
-    # A pipe has no width: wide enough for any row.
-    return console if console.is_terminal else Console(width=160)
+    table_console().print(table)
 
 
 def _count(number: float) -> str:

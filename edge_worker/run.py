@@ -18,6 +18,7 @@ from common.strategies import Strategy, find_strategy
 from common.training import Optimisation, Trainee, resolve_device, resolve_precision, use_threads
 from common.units import resolve_link
 from common.wire.messages import Position, Run, Welcome
+from edge_worker.access import endpoint
 from edge_worker.checkpoints import Checkpoint, EdgeCheckpoints
 from edge_worker.cloud import Cloud
 from edge_worker.config import TrainConfig
@@ -91,6 +92,7 @@ class Work:
             link_latency=link.latency_s,
         )
         self.strategy = strategy
+        self.cloud = endpoint(config.cloud, config) if strategy.uses_cloud else None
         device = resolve_device(config.device)
         self.dataset: Dataset = open_dataset(
             config.dataset,
@@ -150,8 +152,9 @@ class Work:
                 self.config.spool, self.config.spool_memory, spool, drop=self.config.spool_full == "drop"
             )
             stop.tell(outbox.leave)
-            run = self.agreed_run() if self.strategy.uses_cloud else None
-            cloud = stack.enter_context(Cloud(self.config, run, identity, outbox, counters, checkpoints))
+            cloud = stack.enter_context(
+                Cloud(self.config, self.cloud, self.agreed_run, identity, outbox, counters, checkpoints)
+            )
             # A run that the cloud knows, and whose records are all here, need not wait for it.
             if run_dir.is_new or not self._has_records(spool, checkpoints):
                 cloud.connect()

@@ -14,10 +14,14 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import click
+
 from common.durable import write_atomic
 from common.errors import CheckpointError, ConfigError
 from common.units import Rate, parse_rate
 from edge_worker.config import MAY_CHANGE, TrainConfig
+
+_PATHS = {field.name for field in fields(TrainConfig) if isinstance(field.metadata.get("type"), click.Path)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +125,7 @@ class RunDir:
 
 
 def _from_json(name: str, value: Any) -> Any:
-    if name in ("data_dir", "run_dir"):
+    if name in _PATHS and value is not None:
         return Path(value)
     # A preset is saved by its name: it stands for a latency and a rate down, too.
     return parse_rate(value) if name.startswith("link_rate") and isinstance(value, str) else value

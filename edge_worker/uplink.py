@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 
 from common import errors
+from common.endpoint import Endpoint
 from common.errors import CloudError, HeadwaterError, SessionError
 from common.link.framing import STREAM_OPEN_BYTES
 from common.link.interceptors import LinkInterceptor
@@ -47,8 +48,8 @@ FATAL = {
     grpc.StatusCode.NOT_FOUND: errors.NotFoundError,
     grpc.StatusCode.UNKNOWN: CloudError,
     grpc.StatusCode.UNIMPLEMENTED: CloudError,
-    grpc.StatusCode.UNAUTHENTICATED: CloudError,
-    grpc.StatusCode.PERMISSION_DENIED: CloudError,
+    grpc.StatusCode.UNAUTHENTICATED: errors.UnknownCallerError,
+    grpc.StatusCode.PERMISSION_DENIED: errors.NotOwnerError,
 }
 
 
@@ -60,7 +61,8 @@ class Uplink:
     """Keeps one stream open until the run is over.
 
     Args:
-        config: the cloud's address and the link.
+        config: the link.
+        cloud: where the cloud is.
         make_hello: returns the Hello for the next stream.
         outbox: what to send.
         counters: where bytes and busy times are counted.
@@ -70,12 +72,14 @@ class Uplink:
     def __init__(
         self,
         config: TrainConfig,
+        cloud: Endpoint,
         make_hello: Callable[[], Hello],
         outbox: Outbox,
         counters: Counters,
         on_ack: Callable[[Ack], None],
     ) -> None:
         self._config = config
+        self._cloud = cloud
         self._make_hello = make_hello
         self._outbox = outbox
         self._counters = counters
@@ -158,15 +162,23 @@ class Uplink:
                 if self._closing:
                     return
                 if self._welcome is not before:
-                    failures = 0
+                    failures, refusal = 0, None
+                else:
+                    refusal = self._cloud.explain_failure()
                 pause = min(LAST_RETRY_S, FIRST_RETRY_S * 2**failures) * random.uniform(0.5, 1.0)
                 failures += 1
                 if self._welcome is None and not self._patient:
-                    if time.monotonic() + pause > deadline:
+                    late = time.monotonic() + pause > deadline
+                    # Twice: a cloud that is just leaving hangs up as one does that refuses.
+                    if refusal and (late or failures > 1):
+                        raise CloudError(refusal) from lost
+                    if late:
                         raise self._no_cloud(lost) from lost
                 else:
                     what = "lost the cloud" if self._welcome else f"no cloud answers at {self._config.cloud}"
-                    log.warning("%s (%s); training goes on, trying again in %.1f s", what, lost, pause)
+                    log.warning(
+                        "%s (%s); training goes on, trying again in %.1f s", what, refusal or lost, pause
+                    )
                 with self._changed:
                     self._changed.wait_for(lambda: self._closing, pause)
 
@@ -180,10 +192,7 @@ class Uplink:
         """Run one stream to its end; raises StreamLostError where another one should follow."""
         hello = self._make_hello()
         stream = _Stream(self._config, self._outbox, self._counters, lambda: self._closing, self._take_note)
-        channel = grpc.insecure_channel(
-            self._config.cloud,
-            options=[("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)],
-        )
+        channel = self._cloud.open([("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)])
         try:
             shaped = grpc.intercept_channel(channel, stream.link)
             self._call = pb_grpc.TrainingStub(shaped).Train(stream.requests(hello))  # type: ignore[no-untyped-call]

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from cloud_worker.config import ServeConfig
+from cloud_worker.door import Door
 from cloud_worker.server import start_server
 from cloud_worker.sessions import Sessions
 from common.wire import convert
@@ -25,9 +26,9 @@ PATIENCE_S = 60.0  # a hung server fails the test; nothing is expected to take s
 class Edge:
     """One stream: requests go when they are told, replies are read when they are asked for."""
 
-    def __init__(self, stub):
+    def __init__(self, stub, metadata=None):
         self._requests = queue.SimpleQueue()
-        self.call = stub.Train(iter(self._requests.get, None), timeout=PATIENCE_S)
+        self.call = stub.Train(iter(self._requests.get, None), timeout=PATIENCE_S, metadata=metadata)
 
     def send(self, *requests):
         """Send messages as they are."""
@@ -63,17 +64,17 @@ class Edge:
 
 
 @contextmanager
-def cloud_in_process(run_dir, max_sessions=4) -> Iterator[SimpleNamespace]:
+def cloud_in_process(run_dir, **settings) -> Iterator[SimpleNamespace]:
     """Serve on a free port; yields `address`, `stub`, `sessions`, and `edge` to open streams with."""
-    sessions = Sessions(run_dir, torch.device("cpu"), checkpoint_every_s=60.0, max_sessions=max_sessions)
-    config = ServeConfig(listen="127.0.0.1:0", run_dir=run_dir, max_sessions=max_sessions)
-    server, port = start_server(sessions, config)
+    config = ServeConfig(**{"listen": "127.0.0.1:0", "run_dir": run_dir, "max_sessions": 4, **settings})
+    sessions = Sessions(run_dir, torch.device("cpu"), checkpoint_every_s=60.0, limits=config)
+    server, port = start_server(sessions, config, Door.read(config))
     edges = []
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = pb_grpc.TrainingStub(channel)
 
-        def edge(*requests) -> Edge:
-            edges.append(Edge(stub))
+        def edge(*requests, metadata=None) -> Edge:
+            edges.append(Edge(stub, metadata))
             edges[-1].send(*requests)
             return edges[-1]
 
@@ -86,9 +87,9 @@ def cloud_in_process(run_dir, max_sessions=4) -> Iterator[SimpleNamespace]:
             server.stop(0).wait()
 
 
-def welcomed(cloud, **changes) -> Edge:
+def welcomed(cloud, metadata=None, **changes) -> Edge:
     """Return an edge whose Hello was accepted."""
-    edge = cloud.edge(hello(**changes))
+    edge = cloud.edge(hello(**changes), metadata=metadata)
     edge.reply()
     return edge
 

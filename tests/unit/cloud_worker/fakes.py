@@ -60,7 +60,7 @@ def open_session(run_dir: Path, back=None, clock=lambda: 0.0, run=RUN):
     """Open the session on the files in `run_dir`, as often as wanted: as a cloud does after a restart."""
     files = SessionFiles(run_dir, SESSION)
     if not files.exists():
-        files.write(run, 0)
+        files.create(run, "", 0)
     return Session(files, run, back or CountingBack(), threading.Lock(), clock, checkpoint_every_s=60.0)
 
 

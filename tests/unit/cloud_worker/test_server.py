@@ -6,8 +6,10 @@ import grpc
 import pytest
 
 from cloud_worker.config import ServeConfig
+from cloud_worker.door import Door
 from cloud_worker.health import check_health
 from cloud_worker.server import start_server
+from common.endpoint import Endpoint
 from common.errors import ConfigError, ModelError
 from common.wire.generated import training_pb2 as pb
 from common.wire.messages import PROTOCOL_VERSION, Chunk, End, Note, Position
@@ -178,10 +180,10 @@ def test_a_path_is_no_session_id_beside_the_stream_either(cloud, session_id):
 
 
 def test_the_health_service_says_serving(cloud):
-    assert check_health(cloud.address) == f"{cloud.address} is serving"
+    assert check_health(Endpoint(cloud.address)) == f"{cloud.address} is serving"
 
 
 def test_a_port_that_is_taken_is_refused(cloud):
     """Without `grpc.so_reuseport` two servers would share it, and edges would find either."""
     with pytest.raises(ConfigError, match=f"cannot listen on {cloud.address}: the port is taken"):
-        start_server(cloud.sessions, ServeConfig(listen=cloud.address))
+        start_server(cloud.sessions, ServeConfig(listen=cloud.address), Door())

@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from cloud_worker.access import ANYONE, Access
+from cloud_worker.limits import Limits
 from cloud_worker.service import TrainingService
 from cloud_worker.sessions import Sessions
 from common.errors import CapacityError, CheckpointError, CloudError
@@ -30,13 +32,13 @@ class FailingBack(CountingBack):
 def sessions(tmp_path, monkeypatch):
     """Room for two in memory; their networks only count."""
     monkeypatch.setattr("cloud_worker.sessions.Back", CountingBack)
-    return Sessions(tmp_path, torch.device("cpu"), 60.0, 2)
+    return Sessions(tmp_path, torch.device("cpu"), 60.0, Limits(max_sessions=2))
 
 
 def trained(sessions, session_id, *records):
     """Serve `records` to a session and let its edge go; return the session as it was in memory."""
     request = hello(session_id=session_id)
-    with sessions.serving(request) as session:
+    with sessions.serving(request, ANYONE) as session:
         stream = FakeStream()
         session.attach(request, stream)
         apply(session, stream, *records)
@@ -46,7 +48,7 @@ def trained(sessions, session_id, *records):
 
 def held(sessions, session_id):
     """Return the session that serves this edge now."""
-    with sessions.serving(hello(session_id=session_id)) as session:
+    with sessions.serving(hello(session_id=session_id), ANYONE) as session:
         return session
 
 
@@ -88,8 +90,8 @@ def test_a_finished_session_goes_before_an_unfinished_one(sessions):
 
 def test_sessions_that_are_being_served_stay(sessions):
     with (
-        sessions.serving(hello()),
-        sessions.serving(hello(session_id=OTHER)),
+        sessions.serving(hello(), ANYONE),
+        sessions.serving(hello(session_id=OTHER), ANYONE),
         pytest.raises(CapacityError, match="already serves 2 sessions"),
     ):
         held(sessions, THIRD)
@@ -113,7 +115,9 @@ def test_what_could_not_be_saved_stays_in_memory(sessions, monkeypatch):
 
 def test_an_edge_that_leaves_before_it_is_served_is_let_go(sessions):
     trained(sessions, OTHER)
-    replies = TrainingService(sessions).Train(iter([convert.request_to_proto(hello())]), None)
+    replies = TrainingService(sessions, Access().identify).Train(
+        iter([convert.request_to_proto(hello())]), None
+    )
     next(replies)
     replies.close()
 
@@ -123,7 +127,7 @@ def test_an_edge_that_leaves_before_it_is_served_is_let_go(sessions):
 def test_a_step_that_fails_half_way_is_forgotten_and_taken_again(sessions, monkeypatch):
     """A network that was changed by half a step is no state of the run: it is never saved."""
     monkeypatch.setattr("cloud_worker.sessions.Back", FailingBack)
-    with sessions.serving(hello()) as session:
+    with sessions.serving(hello(), ANYONE) as session:
         stream = attached(session)
         session.apply(batch(0), stream)
         session.save()
@@ -142,7 +146,10 @@ def test_a_step_that_fails_half_way_is_forgotten_and_taken_again(sessions, monke
 
 
 def test_a_session_that_cannot_be_saved_does_not_keep_others_from_it(sessions, tmp_path, monkeypatch):
-    with sessions.serving(hello()) as first, sessions.serving(hello(session_id=OTHER)) as second:
+    with (
+        sessions.serving(hello(), ANYONE) as first,
+        sessions.serving(hello(session_id=OTHER), ANYONE) as second,
+    ):
         apply(first, attached(first), batch(0))
         apply(second, attached(second), batch(0))
 

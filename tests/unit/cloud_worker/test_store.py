@@ -82,16 +82,19 @@ def test_position_losses_results_and_counters_come_back_with_the_weights(tmp_pat
     assert counters == (3, 1, 1)
 
 
-def test_the_run_and_its_generation_come_back(tmp_path):
+def test_the_run_its_generation_and_its_owner_come_back(tmp_path):
     run = dataclasses.replace(RUN, lr=1e-3, seed=7)
+    SessionFiles(tmp_path, SESSION).create(run, "pi", 1000)
     SessionFiles(tmp_path, SESSION).write(run, 12)
 
-    assert SessionFiles(tmp_path, SESSION).read() == (run, 12)
+    files = SessionFiles(tmp_path, SESSION)
+    assert files.read() == (run, 12)
+    assert (files.owner(), files.reserved_bytes()) == ("pi", 1000)
 
 
 def test_a_session_file_that_is_damaged_is_named(tmp_path):
     files = SessionFiles(tmp_path, SESSION)
-    files.write(RUN, 1)
+    files.create(RUN, "", 0)
     path = tmp_path / SESSION / "session.json"
     path.write_text(path.read_text()[:40])
 

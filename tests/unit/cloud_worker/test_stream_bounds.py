@@ -6,7 +6,9 @@ import time
 import grpc
 import pytest
 
-from cloud_worker.stream import TrainStream
+from cloud_worker.limits import Limits
+from cloud_worker.stream import TrainStream, first_of
+from common.errors import CloudError, WireError
 from common.wire.convert import record_to_bytes
 from common.wire.messages import Position
 from common.wire.reassembly import chunks_of
@@ -39,8 +41,8 @@ def serve(tmp_path, back):
     """Serve a stream of requests; what is left of it ends with the test."""
     session, started = open_session(tmp_path, back), []
 
-    def serve_(requests):
-        stream = TrainStream(session, hello())
+    def serve_(requests, **limits):
+        stream = TrainStream(session, hello(), Limits(**limits))
         session.attach(hello(), stream)
         started.append(stream.serve(iter(requests)))
         return started[-1]
@@ -51,9 +53,8 @@ def serve(tmp_path, back):
         acks.close()
 
 
-def test_a_slow_back_is_not_buried_in_records(monkeypatch, serve, back):
-    """One is being applied, those within the bound wait (here one), the next stays with gRPC."""
-    monkeypatch.setattr("cloud_worker.stream.MAX_WAITING_BYTES", 1)
+def test_a_slow_back_is_not_buried_in_records(serve, back):
+    """One is being applied, those within the window wait (here one), the next stays with gRPC."""
     drawn = []
 
     def requests():
@@ -61,7 +62,7 @@ def test_a_slow_back_is_not_buried_in_records(monkeypatch, serve, back):
             drawn.append(record)
             yield from chunks_of(record, 1 << 20)
 
-    acks = serve(requests())
+    acks = serve(requests(), window=1)
     while next(acks).received_bytes < len(RECORDS[0]) + len(RECORDS[1]):
         pass
     time.sleep(0.1)  # a reader that knows no bound would draw all in far less
@@ -100,3 +101,58 @@ def test_a_broken_stream_still_applies_what_had_come(serve, back):
     acks = list(serve(requests()))
 
     assert acks[-1].applied == Position(2)
+
+
+# -------------------------------------------------------------------- idle edges
+
+
+def quiet_after(records, until):
+    """Send `records`, then nothing before `until` is set."""
+    for record in records:
+        yield from chunks_of(record, 1 << 20)
+    until.wait(60)
+
+
+def test_an_edge_that_says_nothing_is_sent_away_and_what_it_sent_is_kept(serve, back):
+    back.go.set()
+    silent = threading.Event()
+    acks = []
+
+    with pytest.raises(CloudError, match=r"^nothing came for 50ms; what came before is saved: connect again"):
+        acks.extend(serve(quiet_after(RECORDS[:2], silent), idle_timeout=0.05))
+
+    assert acks[-1].applied == Position(2)
+    silent.set()
+
+
+def test_an_edge_that_waits_for_a_slow_back_is_not_idle(serve, back):
+    """It has sent all that its window allows, and must not say more."""
+    silent = threading.Event()
+    acks = serve(quiet_after(RECORDS[:1], silent), idle_timeout=0.05)
+
+    # Heartbeats, ten times as long as nothing may come.
+    waiting = [next(acks).applied for _ in range(12)]
+
+    assert waiting == [Position(0)] * 12
+    back.go.set()
+    assert next(acks).applied == Position(1)
+    silent.set()
+
+
+def test_a_stream_that_does_not_begin_is_given_up():
+    silent = threading.Event()
+
+    with pytest.raises(CloudError, match=r"^no message came for 50ms after the stream was opened$"):
+        first_of(quiet_after([], silent), 0.05)
+
+    silent.set()
+
+
+def test_what_is_wrong_with_the_first_message_is_raised_to_whoever_waits_for_it():
+    def garbled():
+        raise WireError("no such message")
+        yield
+
+    with pytest.raises(WireError, match="no such message"):
+        first_of(garbled(), 60)
+    assert first_of(iter([]), 60) is None

@@ -109,6 +109,36 @@ def test_help_names_each_flag_once_with_its_default(command):
     assert "[default: None]" not in out
 
 
+def test_flags_that_a_config_inherits_come_after_its_own():
+    """What several commands share is not what one looks for first."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Shared:
+        key: str = flag("", "shared")
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Own(Shared):
+        name: str = flag("", "own")
+
+    command = click.command(options_of(Own)(lambda config, given: None))
+
+    assert [parameter.name for parameter in command.params] == ["name", "key"]
+
+
+def test_a_command_may_have_options_beside_its_config():
+    called = []
+
+    @click.command()
+    @click.argument("place")
+    @options_of(Config)
+    def go(config, given, place):
+        called.append((config.name, given, place))
+
+    go(["there", "--name", "brook"], standalone_mode=False)
+
+    assert called == [("brook", {"name"}, "there")]
+
+
 @pytest.mark.parametrize(
     ("arguments", "variable", "line"),
     [
@@ -147,9 +177,10 @@ def test_the_real_commands_have_one_option_for_each_field(config_type):
     """One field, one flag, one default, and a line of help."""
     command = click.command(options_of(config_type)(lambda config, given: None))
 
-    fields = dataclasses.fields(config_type)
-    assert [parameter.name for parameter in command.params] == [field.name for field in fields]
-    for parameter, field in zip(command.params, fields, strict=True):
+    fields = {field.name: field for field in dataclasses.fields(config_type)}
+    assert sorted(parameter.name for parameter in command.params) == sorted(fields)
+    for parameter in command.params:
+        field = fields[parameter.name]
         assert parameter.opts == ["--" + field.name.replace("_", "-")]
         assert parameter.default == field.default
         assert parameter.help

@@ -2,6 +2,7 @@
 
 import pytest
 
+from common.endpoint import Endpoint
 from edge_worker.config import TrainConfig
 from edge_worker.counters import Counters
 from edge_worker.outbox import Outbox
@@ -19,7 +20,9 @@ class Edge:
         self.outbox = Outbox(spool)
         self.counters = Counters(counters_file, clock=lambda: 0.0)
         self.acks, self.hellos = [], 0
-        self.uplink = Uplink(config, self._hello, self.outbox, self.counters, self.acks.append)
+        self.uplink = Uplink(
+            config, Endpoint(address), self._hello, self.outbox, self.counters, self.acks.append
+        )
 
     def _hello(self):
         self.hellos += 1

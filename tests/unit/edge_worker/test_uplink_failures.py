@@ -19,7 +19,8 @@ FATAL = {
     Code.DATA_LOSS: errors.CheckpointError,
     Code.UNKNOWN: errors.CloudError,
     Code.UNIMPLEMENTED: errors.CloudError,
-    Code.UNAUTHENTICATED: errors.CloudError,
+    Code.UNAUTHENTICATED: errors.UnknownCallerError,
+    Code.PERMISSION_DENIED: errors.NotOwnerError,
 }
 REASON = r"^the cloud refused: for this reason$"
 fatal = pytest.mark.parametrize(("code", "kind"), FATAL.items(), ids=lambda value: getattr(value, "name", ""))

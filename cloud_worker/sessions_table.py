@@ -1,0 +1,39 @@
+"""`cloud-worker sessions list`: one line for each session that is kept."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from cloud_worker.kept import KeptSession, list_sessions
+from common.console import table_console
+from common.units import format_size
+
+
+def show_sessions(run_dir: Path, as_json: bool) -> None:
+    """Print what `run_dir` keeps; raises ConfigError where there is no such directory."""
+    kept = list_sessions(run_dir)
+    if as_json:
+        click.echo(json.dumps([asdict(each) for each in kept], indent=2))
+        return
+    table = Table("session", "owner", "model", "split", "batches", "size", "changed (UTC)")
+    for each in kept:
+        table.add_row(*_row(each))
+    table_console().print(table)
+
+
+def _row(kept: KeptSession) -> tuple[str, ...]:
+    tail = format_size(kept.bytes), kept.changed.removesuffix("+00:00").replace("T", " ")
+    if kept.model is None or kept.split is None:
+        return kept.session, "?", "damaged", "", "", *tail
+    done = " finished" if kept.finished else ""
+    return (
+        kept.session,
+        kept.owner or "-",
+        kept.model,
+        kept.split,
+        f"{kept.batches}/{kept.total_batches}{done}",
+        *tail,
+    )
