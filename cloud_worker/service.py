@@ -9,11 +9,11 @@ import grpc
 from cloud_worker.sessions import Sessions
 from cloud_worker.store import check_session_id
 from cloud_worker.stream import TrainStream
-from common.errors import HeadwaterError, SessionError, WireError
+from common.errors import HeadwaterError, WireError
 from common.wire import convert
 from common.wire.generated import training_pb2 as pb
 from common.wire.generated import training_pb2_grpc as pb_grpc
-from common.wire.messages import PROTOCOL_VERSION, Hello, Request
+from common.wire.messages import Hello, Request
 
 log = logging.getLogger(__name__)
 
@@ -34,11 +34,6 @@ class TrainingService(pb_grpc.TrainingServicer):
         hello = next(requests, None)
         if not isinstance(hello, Hello):
             raise WireError("the first message of a stream must be Hello")
-        if hello.protocol_version != PROTOCOL_VERSION:
-            raise SessionError(
-                f"the edge speaks protocol {hello.protocol_version}, this cloud {PROTOCOL_VERSION}; "
-                "install the same headwater on both"
-            )
         check_session_id(hello.session_id)
         with self._sessions.serving(hello) as session:
             stream = TrainStream(session, hello)
