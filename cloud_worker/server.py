@@ -4,6 +4,7 @@ import logging
 import signal
 import threading
 from concurrent import futures
+from typing import Any
 
 import click
 import grpc
@@ -21,6 +22,23 @@ from common.wire.generated import training_pb2_grpc as pb_grpc
 log = logging.getLogger(__name__)
 
 DRAIN_S = 20.0
+# Each holds a descriptor, and a process that has none left cannot save: often it has 1024.
+MAX_CONNECTIONS = 512
+# A connection that says nothing, or no HTTP/2, is closed after it.
+HANDSHAKE_MS = 10_000
+
+
+class Health(health.HealthServicer):
+    """The standard health service without Watch.
+
+    A watch would hold a thread for as long as its client likes, and the servicer keeps the name of every
+    service that was ever watched. Clients take UNIMPLEMENTED for "cannot be watched", as gRPC's health
+    protocol says.
+    """
+
+    def Watch(self, request: Any, context: grpc.ServicerContext, send_response_callback: Any = None) -> Any:
+        """Refuse."""
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "health can be checked here, not watched")
 
 
 def serve(config: ServeConfig) -> None:
@@ -56,10 +74,14 @@ def start_server(sessions: Sessions, config: ServeConfig) -> tuple[grpc.Server, 
         # An open stream holds a thread; a few more answer the unary calls.
         futures.ThreadPoolExecutor(max_workers=2 * config.max_sessions + 4),
         interceptors=[ErrorsToStatus()],
-        options=[("grpc.so_reuseport", 0)],
+        options=[
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
+            ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+        ],
     )
     pb_grpc.add_TrainingServicer_to_server(TrainingService(sessions), server)  # type: ignore[no-untyped-call]
-    checks = health.HealthServicer()
+    checks = Health()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     try:
         port = server.add_insecure_port(config.listen)

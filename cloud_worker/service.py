@@ -1,15 +1,18 @@
 """RPC surface of the cloud: parse, delegate, reply. No tensor maths here."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from cloud_worker.sessions import Sessions
 from cloud_worker.store import check_session_id
 from cloud_worker.stream import TrainStream
 from common.errors import HeadwaterError, WireError
+from common.logs import one_line
 from common.wire import convert
 from common.wire.generated import training_pb2 as pb
 from common.wire.generated import training_pb2_grpc as pb_grpc
@@ -76,27 +79,43 @@ class ErrorsToStatus(grpc.ServerInterceptor):  # type: ignore[type-arg]  # gener
                 else grpc.unary_stream_rpc_method_handler
             )
             inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
-            guarded: Any = _guard_stream(inner)
+            guarded: Any = _guard_stream(inner, _parser(handler))
         else:
-            wrap, guarded = grpc.unary_unary_rpc_method_handler, _guard_unary(handler.unary_unary)
-        return wrap(guarded, handler.request_deserializer, handler.response_serializer)
+            wrap = grpc.unary_unary_rpc_method_handler
+            guarded = _guard_unary(handler.unary_unary, _parser(handler))
+        return wrap(guarded, None, handler.response_serializer)
 
 
-def _guard_stream(inner: Any) -> Any:
+def _parser(handler: Any) -> Callable[[Any], Any]:
+    """Return what parses a call's request, or each of them.
+
+    gRPC would answer what does not parse with INTERNAL, and log a traceback for each.
+    """
+
+    def parse(data: bytes) -> Any:
+        try:
+            return handler.request_deserializer(data)
+        except DecodeError as error:
+            raise WireError(f"a message of {len(data)} bytes does not parse: {error}") from error
+
+    return partial(map, parse) if handler.request_streaming else parse
+
+
+def _guard_stream(inner: Any, parse: Callable[[Any], Any]) -> Any:
     # A generator, so that it also catches what is raised after the first reply.
     def guarded(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         try:
-            yield from inner(request, context)
+            yield from inner(parse(request), context)
         except HeadwaterError as error:
             _abort(context, error)
 
     return guarded
 
 
-def _guard_unary(inner: Any) -> Any:
+def _guard_unary(inner: Any, parse: Callable[[Any], Any]) -> Any:
     def guarded(request: Any, context: grpc.ServicerContext) -> Any:
         try:
-            return inner(request, context)
+            return inner(parse(request), context)
         except HeadwaterError as error:
             return _abort(context, error)
 
@@ -104,6 +123,6 @@ def _guard_unary(inner: Any) -> Any:
 
 
 def _abort(context: grpc.ServicerContext, error: HeadwaterError) -> Any:
-    line = " ".join(str(error).split())
+    line = one_line(str(error))
     log.warning("ended a call of %s: %s", context.peer(), line)
     context.abort(error.status, line)

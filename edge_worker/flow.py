@@ -6,6 +6,7 @@ larger of two chunks and what the link delivered in two seconds, so that a slow 
 
 from collections import deque
 
+from common.errors import WireError
 from common.wire.messages import MAX_CHUNK_BYTES
 
 CHUNK_S = 0.05
@@ -62,7 +63,13 @@ class FlowControl:
         self._sent += size
 
     def acknowledged(self, received_bytes: int, now: float) -> int:
-        """Take the cloud's count for this stream; return how many bytes are newly confirmed."""
+        """Take the cloud's count for this stream; return how many bytes are newly confirmed.
+
+        Raises:
+            WireError: the cloud confirms what was never sent; the window would be without effect.
+        """
+        if received_bytes > self._sent:
+            raise WireError(f"the cloud confirms {received_bytes} bytes, only {self._sent} were sent")
         new = max(0, received_bytes - self._acknowledged)
         self._acknowledged += new
         self._recent.append((now, new))

@@ -8,7 +8,7 @@ import pytest
 
 from cloud_worker.stream import TrainStream
 from common.wire.convert import record_to_bytes
-from common.wire.messages import Position
+from common.wire.messages import Chunk, Position, Skip
 from common.wire.reassembly import chunks_of
 from tests.unit.cloud_worker.fakes import CountingBack, open_session
 from tests.unit.records import batches, hello
@@ -69,6 +69,27 @@ def test_a_slow_back_is_not_buried_in_records(monkeypatch, serve, back):
     assert len(drawn) == 3
     back.go.set()
     assert list(acks)[-1].applied == Position(6)
+
+
+def test_many_records_of_two_bytes_are_counted_as_what_they_take(monkeypatch, serve, back):
+    """Python needs some forty bytes more for each; a flood of them must not fill the memory."""
+    monkeypatch.setattr("cloud_worker.stream.MAX_WAITING_BYTES", 1 << 10)
+    drawn = []
+
+    def requests():
+        yield from chunks_of(RECORDS[0], 1 << 20)
+        for _ in range(1000):
+            drawn.append(1)
+            yield Chunk(2, 0, record_to_bytes(Skip(0)))
+
+    acks = serve(requests())
+    while len(drawn) < 5:
+        next(acks)
+    time.sleep(0.1)  # a reader that counts only two bytes for each would draw all in far less
+
+    assert len(drawn) < 12
+    back.go.set()
+    assert list(acks)[-1].counters.duplicates_ignored == 1000
 
 
 def test_a_chunk_is_credited_before_its_record_is_whole(serve):

@@ -1,5 +1,8 @@
 """Chunk sizes and bytes in flight, as pure arithmetic."""
 
+import pytest
+
+from common.errors import WireError
 from edge_worker.flow import FlowControl
 
 MiB = 1 << 20
@@ -72,3 +75,12 @@ def test_a_chunk_may_go_where_nothing_is_in_flight_whatever_the_link_delivered()
     assert flow.may_send(size)
     flow.sent(size)
     assert not flow.may_send(1)
+
+
+def test_no_more_is_confirmed_than_was_sent():
+    """A cloud that confirms the future would take the window away."""
+    flow = FlowControl(rate_bps=None, window=MiB)
+    flow.sent(1000)
+
+    with pytest.raises(WireError, match="the cloud confirms 1001 bytes, only 1000 were sent"):
+        flow.acknowledged(1001, now=0.0)

@@ -136,7 +136,10 @@ def test_record_that_does_not_fit_the_run_is_refused(data, message):
         ({"num_classes": 1}, "num_classes must be 2 to"),
         ({"batch_size": 1}, "batch_size must be 2 to"),
         ({"total_batches": 0}, "total_batches must be 1 to"),
-        ({"total_batches": 2**64 - 1}, "total_batches must be 1 to 9007199254740992, got 18446744073709551615"),
+        (
+            {"total_batches": 2**64 - 1},
+            "total_batches must be 1 to 9007199254740992, got 18446744073709551615",
+        ),
         ({"total_batches": 1 << 17, "batches_per_epoch": 1}, "may have 65536 epochs, got 131072"),
         ({"batches_per_epoch": 0}, "batches_per_epoch must be 1 to"),
         ({"warmup": 1 << 63}, "warmup must be 0 to"),
