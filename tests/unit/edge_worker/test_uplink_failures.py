@@ -142,7 +142,7 @@ def test_a_cloud_that_lost_what_it_had_confirmed_is_refused_with_both_numbers(ed
     ids=["bytes", "position"],
 )
 def test_a_cloud_that_says_what_cannot_be_is_not_believed(edge, ack, words):
-    with fake_cloud(saying(welcome(), Ack(durable=Position(0), **ack))) as cloud:
+    with fake_cloud(saying(welcome(), ack)) as cloud:
         sender = edge(cloud.address).start()
         sender.offer(*batches(0))
 
