@@ -5,11 +5,14 @@ from torch import Tensor
 from torch.nn import functional
 
 from common.codec import Packed, decode
-from common.errors import SessionError
-from common.models.catalogue import ModelSpec, build
-from common.models.split import cut, structure_digest, weights_digest
+from common.errors import CapacityError, SessionError
+from common.models.catalogue import ModelSpec, build, skeleton
+from common.models.split import cut, part, structure_digest, weights_digest
 from common.training import Optimisation, Trainee, resolve_precision
 from common.wire.messages import Run
+
+# The largest network on offer has 144 million. Weights and momenta take eight bytes each.
+MAX_PARAMETERS = 200_000_000
 
 
 class Back:
@@ -17,6 +20,7 @@ class Back:
 
     Raises:
         ModelError: the model or the split point is unknown.
+        CapacityError: the network is larger than this cloud takes.
         SessionError: this side builds another network, or other initial weights, than the edge did.
     """
 
@@ -28,10 +32,9 @@ class Back:
             stem=run.stem,
             classifier=run.classifier,
         )
+        _check_structure(run, spec)
         model = build(spec, run.seed)
         halves = cut(model, spec, run.split)
-        _check_same("activation shape", run.activation_shape, halves.activation_shape)
-        _check_same("structure digest", run.structure_digest, structure_digest(model))
         _check_same("digest of the initial weights", run.weights_digest, weights_digest(model))
         optimisation = Optimisation(
             lr=run.lr,
@@ -71,6 +74,19 @@ class Back:
         device = self.trainee.device
         x_NCHW = decode(activations, device).to(memory_format=torch.channels_last)
         return x_NCHW, torch.tensor(labels, device=device)
+
+
+def _check_structure(run: Run, spec: ModelSpec) -> None:
+    """Refuse what can be refused before the network's weights take time and memory."""
+    _check_same("activation shape", run.activation_shape, part(spec, run.split).activation_shape)
+    bare = skeleton(spec)
+    parameters = sum(parameter.numel() for parameter in bare.parameters())
+    if parameters > MAX_PARAMETERS:
+        raise CapacityError(
+            f"{run.model} with {run.num_classes} classes has {parameters} parameters, "
+            f"this cloud takes networks of at most {MAX_PARAMETERS}"
+        )
+    _check_same("structure digest", run.structure_digest, structure_digest(bare))
 
 
 def _check_same(what: str, edge: object, cloud: object) -> None:

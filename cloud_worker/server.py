@@ -4,6 +4,7 @@ import logging
 import signal
 import threading
 from concurrent import futures
+from typing import Any
 
 import click
 import grpc
@@ -24,6 +25,24 @@ from common.wire.generated import training_pb2_grpc as pb_grpc
 log = logging.getLogger(__name__)
 
 DRAIN_S = 20.0
+# Each holds a descriptor, and a process that has none left cannot save: often it has 1024.
+MAX_CONNECTIONS = 512
+# A connection that says nothing, or no HTTP/2, is closed after it.
+HANDSHAKE_MS = 10_000
+
+
+class Health(health.HealthServicer):
+    """The standard health service without Watch.
+
+    A watch would hold a thread for as long as its client likes, and the servicer keeps the name of every
+    service that was ever watched. Clients take UNIMPLEMENTED for "cannot be watched", as gRPC's health
+    protocol says.
+    """
+
+    def Watch(self, request: Any, context: grpc.ServicerContext, send_response_callback: Any = None) -> Any:
+        """Refuse."""
+        context.abort(grpc.StatusCode.UNIMPLEMENTED, "health can be checked here, not watched")
+
 
 # A peer that is gone without a word is noticed after at most 25 + 20 s. Anything that comes counts as a sign
 # of life, so that an answer may wait behind a slow link's data; only gRPC's own limit on it, a minute, is
@@ -75,12 +94,17 @@ def start_server(sessions: Sessions, config: ServeConfig, door: Door) -> tuple[g
     server = grpc.server(
         futures.ThreadPoolExecutor(max_workers=threads),
         interceptors=[ErrorsToStatus(), OnlyKnown(door.access.identify)],
-        options=[("grpc.so_reuseport", 0), *KEEPALIVE],
+        options=[
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
+            ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+            *KEEPALIVE,
+        ],
         maximum_concurrent_rpcs=threads,
     )
     service = TrainingService(sessions, door.access.identify)
     pb_grpc.add_TrainingServicer_to_server(service, server)  # type: ignore[no-untyped-call]
-    checks = health.HealthServicer()
+    checks = Health()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     credentials = door.credentials
     try:

@@ -7,11 +7,11 @@ import grpc
 from cloud_worker.sessions import Sessions
 from cloud_worker.store import check_session_id
 from cloud_worker.stream import TrainStream, first_of
-from common.errors import SessionError, WireError
+from common.errors import WireError
 from common.wire import convert
 from common.wire.generated import training_pb2 as pb
 from common.wire.generated import training_pb2_grpc as pb_grpc
-from common.wire.messages import PROTOCOL_VERSION, Hello, Request
+from common.wire.messages import Hello, Request
 
 EXPORT_PIECE_BYTES = 1 << 20
 # A stream holds a thread; one that does not begin is ended.
@@ -38,11 +38,6 @@ class TrainingService(pb_grpc.TrainingServicer):
         hello = first_of(requests, FIRST_MESSAGE_S)
         if not isinstance(hello, Hello):
             raise WireError("the first message of a stream must be Hello")
-        if hello.protocol_version != PROTOCOL_VERSION:
-            raise SessionError(
-                f"the edge speaks protocol {hello.protocol_version}, this cloud {PROTOCOL_VERSION}; "
-                "install the same headwater on both"
-            )
         check_session_id(hello.session_id)
         with self._sessions.serving(hello, self._identify(context)) as session:
             stream = TrainStream(session, hello, self._sessions.limits)

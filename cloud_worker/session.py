@@ -18,7 +18,7 @@ from cloud_worker.back import Back
 from cloud_worker.store import SessionFiles
 from common.checkpoint import tensors_to_bytes
 from common.codec import packed_bytes
-from common.errors import CloudError, FencedError, HeadwaterError, SessionError
+from common.errors import CapacityError, CloudError, FencedError, HeadwaterError, SessionError
 from common.metrics import peak_rss_bytes
 from common.wire.messages import (
     Ack,
@@ -37,6 +37,8 @@ from common.wire.messages import (
 )
 
 MAX_LOSSES_PER_ACK = 10_000
+# Losses that the edge has not yet said to have on its disk; it does at each of its checkpoints.
+MAX_LOSSES_KEPT = 1_000_000
 TAKEN_OVER = "a newer stream of this session has taken over; this process must stop"
 
 
@@ -162,6 +164,7 @@ class Session:
         Raises:
             FencedError: a newer stream has taken over.
             SessionError: records before this one are missing.
+            CapacityError: the edge does not say which losses it has on its disk, so that they pile up here.
             CodecError: the activations do not decode; nothing is changed.
             CheckpointError: the state cannot be saved.
         """
@@ -170,6 +173,11 @@ class Session:
             if record.after <= self._applied:
                 self._tell(None, duplicates_ignored=1)
                 return
+            if len(self._losses) >= MAX_LOSSES_KEPT:
+                raise CapacityError(
+                    f"this session keeps the losses of {len(self._losses)} batches, which is its limit; "
+                    "the edge must say in losses_from which of them it has on its disk"
+                )
             if isinstance(record, Batch):
                 self._train(record)
             elif isinstance(record, EvaluationPart):

@@ -40,7 +40,8 @@ class Sessions:
         self.limits = limits
         self._live: dict[str, Session] = {}  # least recently served first
         self._streams: Counter[Session] = Counter()  # open on each of them
-        self._lock = threading.Lock()
+        self._lock = threading.Lock()  # held for moments only
+        self._loading = threading.Lock()  # held while a network is built
         self._turns = threading.Lock()
 
     @contextmanager
@@ -58,21 +59,38 @@ class Sessions:
             CheckpointError: what was saved is damaged, or the disk is full.
         """
         files = SessionFiles(self._run_dir, hello.session_id)
-        with self._lock:
-            _check_owner(files, caller)
-            self.limits.check_run(hello.run)
-            session = self._live.pop(hello.session_id, None)
-            if session is None or session.failed:
-                self._make_room()
-                session = self._load(files, hello.run, caller)
-            self._live[hello.session_id] = session
-            self._streams[session] += 1
+        _check_owner(files, caller)
+        self.limits.check_run(hello.run)
+        session = self._find(hello.session_id)
+        if session is None:
+            # One at a time, for its memory; who is served already does not wait for it.
+            with self._loading:
+                _check_owner(files, caller)
+                session = self._find(hello.session_id) or self._open(files, hello.run, caller)
         try:
             yield session
         finally:
             with self._lock:
                 self._streams[session] -= 1
                 self._streams += Counter()  # drops those at zero
+
+    def _find(self, session_id: str) -> Session | None:
+        """Return the session, counted as served once more, where it is in memory."""
+        with self._lock:
+            session = self._live.pop(session_id, None)
+            return None if session is None or session.failed else self._serve(session_id, session)
+
+    def _open(self, files: SessionFiles, run: Run, caller: str) -> Session:
+        with self._lock:
+            self._make_room()
+        session = self._load(files, run, caller)
+        with self._lock:
+            return self._serve(files.directory.name, session)
+
+    def _serve(self, session_id: str, session: Session) -> Session:
+        self._live[session_id] = session
+        self._streams[session] += 1
+        return session
 
     def _load(self, files: SessionFiles, run: Run, caller: str) -> Session:
         if files.exists():

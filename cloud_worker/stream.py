@@ -22,6 +22,8 @@ from common.wire.messages import Ack, Chunk, Hello, Note, Request
 from common.wire.reassembly import Reassembly
 
 HEARTBEAT_S = 5.0
+# What a waiting record takes beside its bytes: the shortest has two, and there may be many.
+RECORD_OVERHEAD_BYTES = 128
 
 
 class Requests(Protocol):
@@ -163,15 +165,12 @@ class TrainStream:
         record = reassembly.add(chunk)
         with self._changed:
             if record is not None:
+                size = len(record) + RECORD_OVERHEAD_BYTES
                 # One record always fits, however large it is.
-                while (
-                    self._waiting
-                    and self._waiting_bytes + len(record) > self._limits.window
-                    and self._reading
-                ):
+                while self._waiting and self._waiting_bytes + size > self._limits.window and self._reading:
                     self._changed.wait()
                 self._waiting.append(record)
-                self._waiting_bytes += len(record)
+                self._waiting_bytes += size
             self._received_bytes += len(chunk.data)
             self._quiet_since = time.monotonic()
             self._news = True
@@ -194,7 +193,7 @@ class TrainStream:
             if not self._waiting or not self._training:
                 return None
             data = self._waiting.popleft()
-            self._waiting_bytes -= len(data)
+            self._waiting_bytes -= len(data) + RECORD_OVERHEAD_BYTES
             self._applying = True
             self._changed.notify_all()
             return data

@@ -7,6 +7,17 @@ import sys
 from common.errors import ConfigError
 
 LEVELS = ("debug", "info", "warning", "error")
+MAX_LINE = 800
+
+
+def one_line(text: str) -> str:
+    """Return `text` as a log, a terminal or a gRPC status can take it, whoever wrote it.
+
+    One line, not too long, and nothing that a terminal would obey: what is not printable is escaped.
+    """
+    words = " ".join(text[: 2 * MAX_LINE].split())
+    plain = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in words)
+    return plain if len(plain) <= MAX_LINE else f"{plain[:MAX_LINE]}... ({len(text)} characters)"
 
 
 class _Stderr(io.TextIOBase):

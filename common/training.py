@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from common.errors import CheckpointError, ConfigError
 from common.seeding import seed_torch
 
+PRECISIONS = ("auto", "float32", "bfloat16")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Optimisation:

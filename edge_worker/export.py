@@ -14,7 +14,8 @@ from common.checkpoint import tensors_to_bytes
 from common.durable import write_atomic
 from common.endpoint import Endpoint
 from common.errors import CheckpointError, CloudError, ConfigError, HeadwaterError, WireError
-from common.models.catalogue import ModelSpec, loading_lines
+from common.logs import one_line
+from common.models.catalogue import ModelSpec, loading_lines, skeleton
 from common.strategies import find_strategy
 from common.wire.generated import training_pb2 as pb
 from common.wire.generated import training_pb2_grpc as pb_grpc
@@ -23,6 +24,8 @@ from edge_worker.rundir import RunDir
 from edge_worker.uplink import FATAL
 
 EXPORT_TIMEOUT_S = 600.0
+# Room for the names in a safetensors file.
+HEADER_BYTES = 1 << 20
 EXIT_PREFIX = "exit."
 
 
@@ -47,23 +50,27 @@ def export_network(path: Path, cloud: str | None, access: Access, out: Path) -> 
         raise ConfigError(f"the run at {path} is not finished; run edge-worker train --run-dir {path} first")
     weights = _read_weights(run_dir.front_file)
     weights = {name: tensor for name, tensor in weights.items() if not name.startswith(EXIT_PREFIX)}
+    spec = _spec(summary)
     if find_strategy(summary["strategy"]).uses_cloud:
-        back = _load(_fetch_back(_cloud(run_dir, cloud, access), session_id), "the cloud's weights")
-        weights.update(back)
-    metadata = _metadata(summary, out)
+        missing = {name: t for name, t in skeleton(spec).state_dict().items() if name not in weights}
+        weights |= _back(missing, _cloud(run_dir, cloud, access), session_id)
+    metadata = _metadata(summary, spec, out)
     write_atomic(out, tensors_to_bytes(weights, metadata))
     return [f"wrote {out} ({len(weights)} tensors); load it with:", "", metadata["load"]]
 
 
-def _metadata(summary: dict[str, Any], out: Path) -> dict[str, str]:
-    """Return what a stranger needs to use the file, as safetensors metadata."""
-    spec = ModelSpec(
+def _spec(summary: dict[str, Any]) -> ModelSpec:
+    return ModelSpec(
         name=summary["model"],
         num_classes=len(summary["classes"]),
         input_shape=tuple(summary["input_shape"]),
         stem=summary["stem"],
         classifier=summary["classifier"],
     )
+
+
+def _metadata(summary: dict[str, Any], spec: ModelSpec, out: Path) -> dict[str, str]:
+    """Return what a stranger needs to use the file, as safetensors metadata."""
     accuracy = summary["cloud_accuracy"]
     return {
         "format": "pt",
@@ -87,9 +94,22 @@ def _cloud(run_dir: RunDir, cloud: str | None, access: Access) -> Endpoint:
     return endpoint(cloud or settings["cloud"], known)
 
 
-def _fetch_back(cloud: Endpoint, session_id: str) -> bytes:
+def _back(missing: dict[str, Tensor], cloud: Endpoint, session_id: str) -> dict[str, Tensor]:
+    """Fetch the tensors that the front lacks, and nothing else; `missing` has their shapes and types."""
+    size = sum(tensor.numel() * tensor.element_size() for tensor in missing.values())
+    back = _load(_fetch(cloud, session_id, size + HEADER_BYTES), "the cloud's weights")
+    wanted = {name: (tensor.shape, tensor.dtype) for name, tensor in missing.items()}
+    if {name: (tensor.shape, tensor.dtype) for name, tensor in back.items()} != wanted:
+        raise WireError(
+            f"the cloud's weights are not those of this run's back: got {len(back)} tensors, "
+            f"wanted {len(wanted)} by name, shape and type; is it the cloud that trained the run?"
+        )
+    return back
+
+
+def _fetch(cloud: Endpoint, session_id: str, limit: int) -> bytes:
     pieces: list[bytes] = []
-    received = 0
+    received = total = 0
     with cloud.open() as channel:
         stub = pb_grpc.TrainingStub(channel)  # type: ignore[no-untyped-call]
         try:
@@ -97,15 +117,20 @@ def _fetch_back(cloud: Endpoint, session_id: str) -> bytes:
                 pieces.append(piece.data)
                 received += len(piece.data)
                 total = piece.total_bytes
+                if total > limit or received > total:
+                    break
         except grpc.RpcError as error:
             raise _explain(error, cloud) from error
-    if not pieces or received != total:
-        raise WireError(f"the cloud announced {total if pieces else 0} bytes of weights and sent {received}")
+    if not 0 < received == total <= limit:
+        raise WireError(
+            f"the cloud announced {total} bytes of weights and sent {received}; "
+            f"this run's back has at most {limit}"
+        )
     return b"".join(pieces)
 
 
 def _explain(error: grpc.RpcError, cloud: Endpoint) -> HeadwaterError:
-    code, details = error.code(), error.details()
+    code, details = error.code(), one_line(error.details() or "")
     if code in FATAL:
         return FATAL[code](f"the cloud at {cloud.address} refused: {details}")
     if refusal := cloud.explain_failure():

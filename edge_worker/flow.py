@@ -11,6 +11,7 @@ of the sender are not held against the link.
 
 from collections import deque
 
+from common.errors import WireError
 from common.wire.messages import MAX_CHUNK_BYTES
 
 CHUNK_S = 0.05
@@ -76,8 +77,14 @@ class FlowControl:
         self._chunks.append((self._sent, self._acknowledged, now, busy))
 
     def acknowledged(self, received_bytes: int, now: float) -> int:
-        """Take the cloud's count for this stream; return how many bytes are newly confirmed."""
-        new = max(0, min(received_bytes, self._sent) - self._acknowledged)
+        """Take the cloud's count for this stream; return how many bytes are newly confirmed.
+
+        Raises:
+            WireError: the cloud confirms what was never sent; the window would be without effect.
+        """
+        if received_bytes > self._sent:
+            raise WireError(f"the cloud confirms {received_bytes} bytes, only {self._sent} were sent")
+        new = max(0, received_bytes - self._acknowledged)
         self._acknowledged += new
         while self._chunks and self._chunks[0][0] <= self._acknowledged:
             _, before, left_at, busy = self._chunks.popleft()

@@ -4,6 +4,7 @@ One thread runs streams one after the other; gRPC draws the requests of each in 
 training loop never waits for either.
 """
 
+import contextlib
 import logging
 import queue
 import random
@@ -20,10 +21,12 @@ from common.endpoint import Endpoint
 from common.errors import CloudError, HeadwaterError, SessionError
 from common.link.framing import STREAM_OPEN_BYTES
 from common.link.interceptors import LinkInterceptor
+from common.logs import one_line
 from common.wire import convert
+from common.wire.checks import check_reply
 from common.wire.generated import training_pb2 as pb
 from common.wire.generated import training_pb2_grpc as pb_grpc
-from common.wire.messages import PROTOCOL_VERSION, Ack, Chunk, Hello, Note, Position, Welcome
+from common.wire.messages import PROTOCOL_VERSION, Ack, Chunk, Hello, Note, Position, Run, Welcome
 from edge_worker.config import TrainConfig
 from edge_worker.counters import Counters
 from edge_worker.flow import FlowControl
@@ -37,6 +40,8 @@ FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 20.0
 # How long a stream may take to end.
 CLOSE_S = 5.0
+# Replies that wait to be looked at; one may have 4 MiB.
+MAX_UNREAD = 16
 
 # What a status means to the edge; any status that is not here is worth another try.
 FATAL = {
@@ -192,11 +197,12 @@ class Uplink:
         """Run one stream to its end; raises StreamLostError where another one should follow."""
         hello = self._make_hello()
         stream = _Stream(self._config, self._outbox, self._counters, lambda: self._closing, self._take_note)
+        replies: _Replies | None = None
         channel = self._cloud.open([("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)])
         try:
             shaped = grpc.intercept_channel(channel, stream.link)
             self._call = pb_grpc.TrainingStub(shaped).Train(stream.requests(hello))  # type: ignore[no-untyped-call]
-            replies = _Replies(self._call)
+            replies = _Replies(self._call, hello.run)
             welcome = replies.next(self._config.connect_timeout)
             if welcome is None and self._closing:
                 return
@@ -217,6 +223,8 @@ class Uplink:
         finally:
             stream.stop()
             self._call.cancel()
+            if replies is not None:
+                replies.stop()
             channel.close()
 
     def _check_welcome(self, welcome: Welcome | Ack | None) -> None:
@@ -370,11 +378,14 @@ class _Stream:
 
 
 class _Replies:
-    """The replies of a call, with a limit on silence."""
+    """The replies of a call, checked against the run, with a limit on silence."""
 
-    def __init__(self, call: Any) -> None:
+    def __init__(self, call: Any, run: Run) -> None:
         self._call = call
-        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._run = run
+        # A cloud that says more than is taken here has to wait.
+        self._queue: queue.Queue[Any] = queue.Queue(MAX_UNREAD)
+        self._stopped = False
         threading.Thread(target=self._pump, name="replies", daemon=True).start()
 
     def next(self, timeout_s: float) -> Welcome | Ack | None:
@@ -389,17 +400,30 @@ class _Replies:
         except queue.Empty:
             raise StreamLostError(f"the cloud was silent for {timeout_s:g} s") from None
         if isinstance(item, grpc.RpcError):
-            code, details = item.code(), item.details()
+            code, details = item.code(), one_line(item.details() or "")
             if code in FATAL:
                 raise FATAL[code](f"the cloud refused: {details}") from item
             raise StreamLostError(f"{code.name}: {details}") from item
         if isinstance(item, BaseException):
             raise item
-        return None if item is None else convert.reply_from_proto(item)
+        if item is None:
+            return None
+        reply = convert.reply_from_proto(item)
+        check_reply(reply, self._run)
+        return reply
+
+    def stop(self) -> None:
+        """Let the thread end; what it still has is read by nobody."""
+        self._stopped = True
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._queue.get_nowait()
 
     def _pump(self) -> None:
         try:
             for reply in self._call:
+                if self._stopped:
+                    return
                 self._queue.put(reply)
             self._queue.put(None)
         except BaseException as error:

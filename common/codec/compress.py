@@ -36,7 +36,9 @@ def decompress(frame: bytes, expected_bytes: int) -> bytes:
             raise CodecError(
                 f"compressed activations must expand to {expected_bytes} bytes, the frame states {stated}"
             )
-        content: bytes = _local.decompressor.decompress(frame, max_output_size=expected_bytes)
+        content: bytes = _local.decompressor.decompress(
+            frame, max_output_size=expected_bytes, allow_extra_data=False
+        )
     except zstandard.ZstdError as error:
         raise CodecError(f"compressed activations are damaged: {error}") from error
     if len(content) != expected_bytes:

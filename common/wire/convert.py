@@ -4,22 +4,19 @@ Reading believes nothing: what comes in is checked against the protocol, and rec
 that the handshake agreed on, before a tensor is made of them.
 """
 
-import math
 from dataclasses import asdict, fields
 from typing import Any, TypeVar
 
 import numpy as np
 from google.protobuf.message import DecodeError, Message
 
-from common.codec import WIDTHS, Packed
-from common.errors import WireError
+from common.codec import Packed
+from common.errors import SessionError, WireError
 from common.wire import messages as m
+from common.wire.checks import check, check_hello
 from common.wire.generated import training_pb2 as pb
 
 T = TypeVar("T")
-
-MAX_DIM = 1 << 24
-MAX_COUNT = 1 << 16  # images in a batch, classes
 
 
 # ------------------------------------------------------------------ requests (edge -> cloud)
@@ -39,7 +36,12 @@ def request_to_proto(request: m.Request) -> pb.TrainRequest:
 
 
 def request_from_proto(proto: pb.TrainRequest) -> m.Request:
-    """Return what the edge said; raises WireError where no kind is set or a chunk is out of bounds."""
+    """Return what the edge said.
+
+    Raises:
+        WireError: no kind is set, or a field is out of its range.
+        SessionError: a Hello of another protocol version.
+    """
     kind = proto.WhichOneof("kind")
     if kind == "chunk":
         chunk = proto.chunk
@@ -59,39 +61,25 @@ def request_from_proto(proto: pb.TrainRequest) -> m.Request:
 
 
 def _hello_from_proto(proto: pb.Hello) -> m.Hello:
-    # The version is for the service to refuse: it names both numbers.
-    return m.Hello(
+    # First of all: what another version means by the other fields is not known here.
+    if proto.protocol_version != m.PROTOCOL_VERSION:
+        raise SessionError(
+            f"the edge speaks protocol {proto.protocol_version}, this cloud {m.PROTOCOL_VERSION}; "
+            "install the same headwater on both"
+        )
+    values: dict[str, Any] = {f.name: getattr(proto.run, f.name) for f in fields(m.Run)}
+    values["input_shape"] = tuple(proto.run.input_shape)
+    values["activation_shape"] = tuple(proto.run.activation_shape)
+    hello = m.Hello(
         protocol_version=proto.protocol_version,
         session_id=proto.session_id,
         generation=proto.generation,
-        run=_run_from_proto(proto.run),
+        run=m.Run(**values),
         losses_from=proto.losses_from,
         kept_from=_position_from_proto(proto.kept_from),
     )
-
-
-def _run_from_proto(proto: pb.Run) -> m.Run:
-    values: dict[str, Any] = {f.name: getattr(proto, f.name) for f in fields(m.Run)}
-    values["input_shape"] = tuple(proto.input_shape)
-    values["activation_shape"] = tuple(proto.activation_shape)
-    for name in ("input_shape", "activation_shape"):
-        shape = values[name]
-        if len(shape) != 3 or not all(1 <= dim <= MAX_DIM for dim in shape) or math.prod(shape) > MAX_DIM:
-            raise WireError(f"{name} must be [C, H, W] with at most {MAX_DIM} values, got {list(shape)}")
-    _check(proto.bits in WIDTHS, f"bits must be one of {WIDTHS}, got {proto.bits}")
-    _check(
-        2 <= proto.num_classes <= MAX_COUNT, f"num_classes must be 2 to {MAX_COUNT}, got {proto.num_classes}"
-    )
-    _check(2 <= proto.batch_size <= MAX_COUNT, f"batch_size must be 2 to {MAX_COUNT}, got {proto.batch_size}")
-    _check(proto.total_batches >= 1, f"total_batches must be 1 or more, got {proto.total_batches}")
-    _check(proto.batches_per_epoch >= 1, "batches_per_epoch must be 1 or more, got 0")
-    _check(math.isfinite(proto.lr) and proto.lr > 0, f"lr must be above 0, got {proto.lr}")
-    _check(0 <= proto.momentum < 1, f"momentum must be in [0, 1), got {proto.momentum}")
-    _check(
-        math.isfinite(proto.weight_decay) and proto.weight_decay >= 0,
-        f"weight_decay must be 0 or more, got {proto.weight_decay}",
-    )
-    return m.Run(**values)
+    check_hello(hello)
+    return hello
 
 
 # ------------------------------------------------------------------ replies (cloud -> edge)
@@ -195,21 +183,25 @@ def record_from_bytes(data: bytes, run: m.Run) -> m.Record:
         raise WireError(f"a record of {len(data)} bytes does not parse: {error}") from error
     kind = proto.WhichOneof("kind")
     if kind == "batch":
-        _check(proto.batch.seq < run.total_batches, f"the run has no batch {proto.batch.seq}")
+        check(proto.batch.seq < run.total_batches, f"the run has no batch {proto.batch.seq}")
         activations, labels = _images_from_proto(proto.batch, run)
-        _check(len(labels) >= 2, "a batch holds 2 images or more: batch norm cannot train on one")
+        check(len(labels) >= 2, "a batch holds 2 images or more: batch norm cannot train on one")
         return m.Batch(proto.batch.seq, activations, labels)
     if kind == "evaluation":
         part = proto.evaluation
-        _check(part.part < part.num_parts, f"part {part.part} of {part.num_parts} parts does not exist")
-        _check(part.batches <= run.total_batches, f"the run has no batch {part.batches}")
+        check(part.part < part.num_parts, f"part {part.part} of {part.num_parts} parts does not exist")
+        check(
+            1 <= part.batches <= run.total_batches and part.batches % run.batches_per_epoch == 0,
+            f"evaluations follow an epoch's last batch, got one after {part.batches} batches "
+            f"of {run.batches_per_epoch} an epoch, {run.total_batches} in all",
+        )
         return m.EvaluationPart(part.batches, part.part, part.num_parts, *_images_from_proto(part, run))
     if kind == "skip":
-        _check(proto.skip.seq < run.total_batches, f"the run has no batch {proto.skip.seq}")
+        check(proto.skip.seq < run.total_batches, f"the run has no batch {proto.skip.seq}")
         return m.Skip(proto.skip.seq)
     if kind == "end":
         total = proto.end.total_batches
-        _check(total == run.total_batches, f"the run has {run.total_batches} batches, End says {total}")
+        check(total == run.total_batches, f"the run has {run.total_batches} batches, End says {total}")
         return m.End(total)
     raise WireError("a record must be one of batch, evaluation, skip or end, got none of them")
 
@@ -217,9 +209,10 @@ def record_from_bytes(data: bytes, run: m.Run) -> m.Record:
 def _images_from_proto(proto: pb.Batch | pb.EvaluationPart, run: m.Run) -> tuple[Packed, tuple[int, ...]]:
     """Return activations and labels of one batch, checked against `run`."""
     packed = _activations_from_proto(proto.activations, run)
+    # Counted before they become Python's: a record full of them would take many times its size.
+    if len(proto.labels) != packed.shape[0]:
+        raise WireError(f"{packed.shape[0]} images need as many labels, got {len(proto.labels)}")
     labels = tuple(proto.labels)
-    if len(labels) != packed.shape[0]:
-        raise WireError(f"{packed.shape[0]} images need as many labels, got {len(labels)}")
     if max(labels) >= run.num_classes:
         raise WireError(f"labels must be below {run.num_classes}, got {max(labels)}")
     return packed, labels
@@ -239,8 +232,9 @@ def _activations_to_proto(packed: Packed) -> pb.Activations:
 
 def _activations_from_proto(proto: pb.Activations, run: m.Run) -> Packed:
     codecs = {2: pb.CODEC_AFFINE, 4: pb.CODEC_AFFINE, 8: pb.CODEC_AFFINE, 32: pb.CODEC_FLOAT32}
+    check(len(proto.shape) == 4, f"activations must have shape [N, C, H, W], got {len(proto.shape)} numbers")
     shape = tuple(proto.shape)
-    if len(shape) != 4 or shape[1:] != run.activation_shape or not 1 <= shape[0] <= run.batch_size:
+    if shape[1:] != run.activation_shape or not 1 <= shape[0] <= run.batch_size:
         raise WireError(
             f"activations must have shape [1..{run.batch_size}, "
             f"{', '.join(map(str, run.activation_shape))}], got {list(shape)}"
@@ -264,11 +258,6 @@ def _activations_from_proto(proto: pb.Activations, run: m.Run) -> Packed:
 
 
 # ------------------------------------------------------------------ small parts
-
-
-def _check(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise WireError(otherwise)
 
 
 def _shallow(message: Any) -> dict[str, Any]:

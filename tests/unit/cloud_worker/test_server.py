@@ -1,9 +1,11 @@
 """The server's door: who is let in, and what those are told who are not. A real server in this process."""
 
 import dataclasses
+import threading
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cloud_worker.config import ServeConfig
 from cloud_worker.door import Door
@@ -99,8 +101,9 @@ def test_what_an_error_says_in_several_lines_is_told_in_one(cloud, monkeypatch):
         cloud.edge(hello()).reply()
 
 
-def test_a_network_that_this_cloud_builds_otherwise_is_refused_with_both_digests(tmp_path):
+def test_a_network_that_this_cloud_builds_otherwise_is_refused_before_it_is_built(tmp_path, monkeypatch):
     """The one test here with a real network."""
+    monkeypatch.delattr("cloud_worker.back.build")
     with (
         cloud_in_process(tmp_path) as cloud,
         refused(
@@ -109,6 +112,24 @@ def test_a_network_that_this_cloud_builds_otherwise_is_refused_with_both_digests
     ):
         cloud.edge(
             hello(model="vgg11", split="pool5", activation_shape=(512, 1, 1), structure_digest="ab")
+        ).reply()
+
+
+def test_a_network_that_is_too_large_is_refused_before_it_is_built(tmp_path, monkeypatch):
+    """Its last layer alone would take a gigabyte."""
+    monkeypatch.delattr("cloud_worker.back.build")
+    with (
+        cloud_in_process(tmp_path) as cloud,
+        refused(Code.RESOURCE_EXHAUSTED, "vgg11 with 65536 classes has 397267328 .* at most 200000000$"),
+    ):
+        cloud.edge(
+            hello(
+                model="vgg11",
+                classifier="imagenet",
+                split="pool5",
+                activation_shape=(512, 1, 1),
+                num_classes=1 << 16,
+            )
         ).reply()
 
 
@@ -181,6 +202,66 @@ def test_a_path_is_no_session_id_beside_the_stream_either(cloud, session_id):
 
 def test_the_health_service_says_serving(cloud):
     assert check_health(Endpoint(cloud.address)) == f"{cloud.address} is serving"
+
+
+def test_health_cannot_be_watched(cloud):
+    """A watch would hold one of the server's threads, and a name of the client's choice, for good."""
+    with grpc.insecure_channel(cloud.address) as channel:
+        watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(service="x"))
+
+        with refused(Code.UNIMPLEMENTED, "health can be checked here, not watched"):
+            next(watch)
+
+
+@pytest.mark.parametrize("method", ["Train", "ExportBack", "GetStatus"])
+def test_what_is_no_protobuf_is_refused_in_one_line(cloud, caplog, method):
+    """By itself gRPC says INTERNAL, and logs a traceback."""
+    with grpc.insecure_channel(cloud.address) as channel:
+        call = channel.stream_stream(f"/headwater.v1.Training/{method}")(iter([b"\xff" * 9]))
+
+        with refused(Code.INVALID_ARGUMENT, "^a message of 9 bytes does not parse: "):
+            next(call)
+
+    (record,) = caplog.records
+    assert "\n" not in record.getMessage()
+    assert record.exc_info is None
+
+
+def test_what_a_peer_says_cannot_reach_into_the_log(cloud, caplog, monkeypatch):
+    """Neither lines of its own, nor what a terminal obeys, nor megabytes."""
+
+    def back(run, device):
+        raise ModelError("no \x1b[2Jmodel\r\n10:00:00 INFO all is well \u202e" + 9999 * "m")
+
+    monkeypatch.setattr("cloud_worker.sessions.Back", back)
+    with refused(
+        Code.INVALID_ARGUMENT,
+        r"^no \\x1b\[2Jmodel 10:00:00 INFO all is well \\u202em+\.\.\. \(\d+ characters\)$",
+    ):
+        cloud.edge(hello()).reply()
+
+    assert len(caplog.messages[0]) < 1000
+
+
+def test_an_edge_that_is_served_does_not_wait_for_another_ones_network(cloud, monkeypatch):
+    """A large network takes seconds to build, and a peer may ask for one again and again."""
+    building, go = threading.Event(), threading.Event()
+    edge = welcomed(cloud)
+
+    def back(*_):
+        building.set()
+        go.wait(60)
+        return CountingBack()
+
+    monkeypatch.setattr("cloud_worker.sessions.Back", back)
+    other = cloud.edge(hello(session_id=OTHER))
+    building.wait(60)
+    edge.call.cancel()
+
+    assert cloud.edge(hello()).reply().applied == Position(0)
+    assert cloud.stub.GetStatus(pb.StatusRequest(session_id=SESSION), timeout=60).total_batches == 6
+    go.set()
+    other.reply()
 
 
 def test_a_port_that_is_taken_is_refused(cloud):

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from common.errors import SessionError
+from common.errors import CapacityError, SessionError
 from common.wire.messages import End, EvaluationResult, Position, Skip
 from tests.unit.cloud_worker.fakes import CountingBack, apply, attached, open_session
 from tests.unit.records import SESSION, batch, batches, part
@@ -142,6 +142,19 @@ def test_a_note_that_falls_back_brings_no_loss_to_life(session, stream):
     session.note(losses_from=1, save=False, stream=stream)
 
     assert session.ack(0, 0, 0).first_loss == 2
+
+
+def test_an_edge_that_never_says_what_it_has_cannot_fill_the_memory(session, stream, monkeypatch):
+    """A skipped batch has a few bytes on the wire and a loss here; a run may claim any number of them."""
+    monkeypatch.setattr("cloud_worker.session.MAX_LOSSES_KEPT", 2)
+    apply(session, stream, Skip(0), Skip(1))
+
+    with pytest.raises(CapacityError, match=r"keeps the losses of 2 batches, .* say in losses_from"):
+        apply(session, stream, Skip(2))
+
+    session.note(2, save=False, stream=stream)
+    apply(session, stream, Skip(2))
+    assert session.status().applied == Position(3)
 
 
 def test_no_loss_is_forgotten_before_it_is_there(session, stream):

@@ -10,7 +10,7 @@ from cloud_worker.limits import Limits
 from cloud_worker.stream import TrainStream, first_of
 from common.errors import CloudError, WireError
 from common.wire.convert import record_to_bytes
-from common.wire.messages import Position
+from common.wire.messages import Chunk, Position, Skip
 from common.wire.reassembly import chunks_of
 from tests.unit.cloud_worker.fakes import CountingBack, open_session
 from tests.unit.records import batches, hello
@@ -70,6 +70,26 @@ def test_a_slow_back_is_not_buried_in_records(serve, back):
     assert len(drawn) == 3
     back.go.set()
     assert list(acks)[-1].applied == Position(6)
+
+
+def test_many_records_of_two_bytes_are_counted_as_what_they_take(serve, back):
+    """Python needs some forty bytes more for each; a flood of them must not fill the memory."""
+    drawn = []
+
+    def requests():
+        yield from chunks_of(RECORDS[0], 1 << 20)
+        for _ in range(1000):
+            drawn.append(1)
+            yield Chunk(2, 0, record_to_bytes(Skip(0)))
+
+    acks = serve(requests(), window=1 << 10)
+    while len(drawn) < 5:
+        next(acks)
+    time.sleep(0.1)  # a reader that counts only two bytes for each would draw all in far less
+
+    assert len(drawn) < 12
+    back.go.set()
+    assert list(acks)[-1].counters.duplicates_ignored == 1000
 
 
 def test_a_chunk_is_credited_before_its_record_is_whole(serve):

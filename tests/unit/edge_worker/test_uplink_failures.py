@@ -1,14 +1,16 @@
 """What ends a run, what is tried again, and what the user reads then."""
 
 import socket
+import time
 
 import grpc
 import pytest
 
 from common import errors
 from common.wire.messages import Ack, Position
+from edge_worker import uplink
 from tests.unit.edge_worker.fake_cloud import abort, deaf, fake_cloud, serving, welcome
-from tests.unit.records import batches
+from tests.unit.records import RUN, batches
 
 Code = grpc.StatusCode
 FATAL = {
@@ -127,6 +129,58 @@ def test_a_cloud_that_lost_what_it_had_confirmed_is_refused_with_both_numbers(ed
             errors.SessionError, match=r"stands at batch 0, but had confirmed .* batch 1 durably"
         ):
             sender.settled()
+
+
+@pytest.mark.parametrize(
+    ("ack", "words"),
+    [
+        (
+            Ack(received_bytes=1 << 40, applied=Position(0), durable=Position(0)),
+            "confirms 1099511627776 bytes",
+        ),
+        (Ack(received_bytes=0, applied=Position(8), durable=Position(0)), "but the run ends at"),
+    ],
+    ids=["bytes", "position"],
+)
+def test_a_cloud_that_says_what_cannot_be_is_not_believed(edge, ack, words):
+    with fake_cloud(saying(welcome(), ack)) as cloud:
+        sender = edge(cloud.address).start()
+        sender.offer(*batches(0))
+
+        with pytest.raises(errors.WireError, match=words):
+            sender.settled()
+
+
+def test_a_cloud_cannot_fill_the_edges_memory_with_replies(monkeypatch):
+    """Where nobody takes them, they stay with gRPC."""
+    drawn = []
+
+    def endless():
+        while True:
+            drawn.append(1)
+            yield welcome()
+
+    replies = uplink._Replies(endless(), RUN)
+    monkeypatch.setattr("common.wire.convert.reply_from_proto", lambda reply: reply)
+    for _ in range(3):
+        replies.next(60)
+    time.sleep(0.1)  # an unbounded queue would have thousands by now
+
+    assert len(drawn) <= 3 + uplink.MAX_UNREAD + 1
+    replies.stop()
+
+
+def test_what_a_cloud_says_cannot_reach_into_the_terminal(edge):
+    def refusing(messages, context):
+        next(messages)
+        context.abort(Code.INVALID_ARGUMENT, "a\x1b[2J\nb")
+        yield
+
+    with (
+        fake_cloud(refusing) as cloud,
+        pytest.raises(errors.WireError, match=r"^the cloud refused: a\\x1b\[2J b$"),
+    ):
+        edge(cloud.address).uplink.connect()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

@@ -107,7 +107,11 @@ def test_frame_of_another_size_is_refused_with_both_sizes():
         decode(dataclasses.replace(small, data=large.data), CPU)
 
 
-@pytest.mark.parametrize("damage", [lambda d: d[:-3], lambda d: b"", lambda d: b"\x00" * 40, lambda d: d[:5]])
+@pytest.mark.parametrize(
+    "damage",
+    [lambda d: d[:-3], lambda d: b"", lambda d: b"\x00" * 40, lambda d: d[:5], lambda d: d + d],
+    ids="short empty zeros header two".split(),
+)
 def test_damaged_frame_is_refused(damage):
     packed = encode(activations((4, 4, 8, 8)), 4)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from common.codec import encode
-from common.errors import WireError
+from common.errors import SessionError, WireError
 from common.wire import convert
 from common.wire import messages as m
 from common.wire.generated import training_pb2 as pb
@@ -113,7 +113,8 @@ def changed(**activations):
         (convert.record_to_bytes(batch(labels=(0, 1, 2, 3, 4, 10))), "labels must be below 10, got 10"),
         (convert.record_to_bytes(batch(images=7)), r"shape \[1\.\.6, 4, 5, 5\], got \[7, 4, 5, 5\]"),
         (changed(shape=[6, 4, 5, 6]), r"got \[6, 4, 5, 6\]"),
-        (changed(shape=[6, 4, 25]), r"got \[6, 4, 25\]"),
+        (changed(shape=[6, 4, 25]), r"shape \[N, C, H, W\], got 3 numbers"),
+        (changed(shape=[1] * 100_000), r"got 100000 numbers"),
         (changed(shape=[0, 4, 5, 5]), r"got \[0, 4, 5, 5\]"),
         (changed(bits=32), "at most 8 bits"),
         (changed(bits=3), "at most 8 bits in this session, got 3"),
@@ -134,14 +135,32 @@ def test_record_that_does_not_fit_the_run_is_refused(data, message):
         ({"bits": 5}, "bits must be one of"),
         ({"num_classes": 1}, "num_classes must be 2 to"),
         ({"batch_size": 1}, "batch_size must be 2 to"),
-        ({"total_batches": 0}, "total_batches must be 1 or more"),
-        ({"batches_per_epoch": 0}, "batches_per_epoch must be 1 or more"),
+        ({"total_batches": 0}, "total_batches must be 1 to"),
+        (
+            {"total_batches": 2**64 - 1},
+            "total_batches must be 1 to 9007199254740992, got 18446744073709551615",
+        ),
+        ({"total_batches": 1 << 17, "batches_per_epoch": 1}, "may have 65536 epochs, got 131072"),
+        ({"batches_per_epoch": 0}, "batches_per_epoch must be 1 to"),
+        ({"warmup": 1 << 63}, "warmup must be 0 to"),
+        ({"lr": 0.0}, "lr must be above 0"),
+        ({"lr": 1e300}, "lr must be above 0 and at most 1e\\+06, got 1e\\+300"),
+        ({"momentum": float("nan")}, r"momentum must be in \[0, 1\), got nan"),
+        ({"weight_decay": float("inf")}, "weight_decay must be 0 to"),
+        ({"strategy": "full-edge"}, "strategy must be hierarchical, got 'full-edge'"),
+        ({"precision": "float64"}, "precision must be auto or float32 or bfloat16, got 'float64'"),
+        ({"model": ""}, "model must be 1 to 64 letters"),
+        ({"model": "m" * (1 << 20)}, r"model must be .*, got 'm{64}\.\.\.'$"),
+        ({"split": "\x1b[2J\nlayer2"}, r"split must be .*, got '\\x1b\[2J\\nlayer2'$"),
+        ({"stem": "\u202eegnar"}, r"stem must be .*, got '\\u202eegnar'$"),
+        ({"weights_digest": "AB"}, "weights_digest must be lower-case hex, got 'AB'"),
         ({"lr": float("nan")}, "lr must be above 0"),
         ({"momentum": 1.0}, r"momentum must be in \[0, 1\)"),
-        ({"weight_decay": -1.0}, "weight_decay must be 0 or more"),
+        ({"weight_decay": -1.0}, "weight_decay must be 0 to"),
         ({"activation_shape": (4, 5)}, "activation_shape must be"),
         ({"activation_shape": (1 << 12, 1 << 12, 2)}, "activation_shape must be"),
         ({"input_shape": (3, 0, 5)}, "input_shape must be"),
+        ({"input_shape": (3,) * 100_000}, "input_shape must be .*, got 100000 numbers"),
     ],
 )
 def test_hello_with_settings_that_cannot_be_is_refused(change, message):
@@ -149,6 +168,36 @@ def test_hello_with_settings_that_cannot_be_is_refused(change, message):
 
     with pytest.raises(WireError, match=message):
         convert.request_from_proto(convert.request_to_proto(hello))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"generation": 0}, "generation must be 1 to"),
+        ({"generation": 2**64 - 1}, "generation must be 1 to"),
+        ({"losses_from": 8}, "losses_from must be at most the run's 7 batches, got 8"),
+    ],
+)
+def test_hello_that_counts_beyond_its_bounds_is_refused(change, message):
+    hello = m.Hello(**{"session_id": "x", "generation": 1, "run": RUN, "losses_from": 0, **change})
+
+    with pytest.raises(WireError, match=message):
+        convert.request_from_proto(convert.request_to_proto(hello))
+
+
+def test_another_version_is_refused_before_anything_that_it_may_mean_otherwise():
+    with pytest.raises(SessionError, match="the edge speaks protocol 2, this cloud 1"):
+        convert.request_from_proto(pb.TrainRequest(hello=pb.Hello(protocol_version=2)))
+
+
+@pytest.mark.parametrize("batches", [0, 3, 8])
+def test_evaluation_elsewhere_than_at_an_epochs_end_is_refused(batches):
+    """So a session has no more results than epochs, whatever its edge sends."""
+    one = batch()
+    part = m.EvaluationPart(batches, 0, 1, one.activations, one.labels)
+
+    with pytest.raises(WireError, match=f"one after {batches} batches of 7 an epoch, 7 in all"):
+        convert.record_from_bytes(convert.record_to_bytes(part), RUN)
 
 
 @pytest.mark.parametrize(
