@@ -26,7 +26,7 @@ from benchmarks.report import Report, benchmark
 
 # A spool that is used, checkpoints that are due, evaluations at both sides; batch norm in play.
 RUN = (
-    "--dataset synthetic --train-limit 210 --test-limit 90 --batch-size 30 --epochs 12 --eval-every 1 "
+    "--dataset synthetic --train-limit 210 --test-limit 90 --batch-size 30 --eval-every 1 "
     "--model resnet18 --split layer1 --bits 4 --threads 1 --precision float32 --workers 1 "
     "--link-rate 20mbit --spool-memory 64KiB --checkpoint-every 1s"
 )
@@ -209,9 +209,9 @@ def measure(work: Path, kills: int, arguments: Sequence[str]) -> tuple[dict[str,
 def main(report: Report, kills: int, work: Path | None) -> None:
     """Runs that end otherwise than an untouched one, after so many kills."""
     with TemporaryDirectory() as scratch:
-        arguments = RUN.split()
+        arguments = f"{RUN} --epochs 12".split()
         if report.quick:
-            kills, arguments = 1, [*arguments, "--epochs", "2"]
+            kills, arguments = 8, f"{RUN} --epochs 6".split()
         untouched, runs = measure(work or Path(scratch), kills, arguments)
     case = {"command": f"edge-worker train {' '.join(arguments)}", "kills": kills}
     made: Counter[str] = sum((Counter(run["kills"]) for run in runs), Counter())
