@@ -188,6 +188,29 @@ def test_run_dir_that_cannot_be_written_is_named(clouds, tmp_path):
     refused(done, 1, "/dev/full/edge")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a read-only disk needs root")
+@pytest.mark.parametrize("side", ["edge", "cloud"])
+def test_read_only_run_dir_is_named_and_left_as_it_is(tmp_path, side):
+    """As a card does that has gone bad; with a run on it, or with none."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", disk]).returncode:
+        pytest.skip("a tmpfs cannot be mounted here")
+    try:
+        (disk / "old").mkdir()
+        subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
+        for run_dir in (disk / "old", disk / "new"):
+            if side == "edge":
+                done = run_edge(NOBODY, run_dir, *SMALL_RUN, timeout_s=120)
+            else:
+                command = [BIN / "cloud-worker", "serve", "--listen", "127.0.0.1:0", "--run-dir", run_dir]
+                done = subprocess.run(command, capture_output=True, text=True, env=worker_env(), timeout=120)
+            refused(done, 1, str(run_dir), "Read-only file system")
+        assert [path.name for path in disk.rglob("*")] == ["old"]
+    finally:
+        subprocess.run(["umount", "-l", disk], check=False)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
 @pytest.mark.parametrize("full_side", ["edge", "cloud"])
 def test_full_disk_is_named_in_one_line_and_the_run_goes_on_once_there_is_room(clouds, tmp_path, full_side):

@@ -1,0 +1,171 @@
+"""Files cut short or with a flipped bit: named in one line, then resumed from the good one, or refused."""
+
+import json
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from benchmarks.outcome import outcome
+from benchmarks.processes import cloud_at, run_edge, start_cloud, start_edge, wait_for
+from tests.integration.conftest import SMALL_RUN
+
+# Frequent saves leave two checkpoints on either side.
+RUN = [*SMALL_RUN, "--epochs", "4", "--eval-every", "1", "--checkpoint-every", "1s"]
+SPOOL = "spool.sqlite"
+FLIPPED, CUT = "one flipped bit", "cut short"
+
+
+class Sides(NamedTuple):
+    """The run directories of a pair that was killed."""
+
+    edge: Path
+    cloud: Path
+
+    @property
+    def session(self):
+        return self.cloud / json.loads((self.edge / "run.json").read_text())["session_id"]
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory):
+    base = tmp_path_factory.mktemp("untouched")
+    with cloud_at(base / "cloud") as cloud:
+        done = run_edge(cloud.address, base / "edge", *RUN, timeout_s=250)
+        assert done.returncode == 0, done.stderr
+    return outcome(base / "cloud", base / "edge")
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """A pair killed in the midst: each side has two checkpoints, and the edge no longer has the first records.
+
+    The slow link keeps later ones there, and the small spool keeps the edge from running ahead of it.
+    """
+    base = tmp_path_factory.mktemp("killed")
+    sides = Sides(base / "edge", base / "cloud")
+    cloud = start_cloud(sides.cloud, "--checkpoint-every", "1s")
+    edge = start_edge(cloud.address, sides.edge, *RUN, "--link-rate", "1mbit", "--spool", "512KiB")
+    try:
+        wait_for(lambda: (sides.edge / "run.json").exists(), "the edge's start")
+        wait_for(lambda: len(checkpoints(sides.edge)) == len(checkpoints(sides.session)) == 2, "checkpoints")
+        wait_for(lambda: first_kept(sides.edge) > 0, "the edge to let go of what the cloud has durably")
+        assert not (sides.session / "back.safetensors").exists()
+    finally:
+        edge.kill()
+        edge.communicate()
+        cloud.kill()
+    return sides
+
+
+@pytest.fixture
+def sides(killed, tmp_path):
+    """A copy of the killed pair, to be damaged."""
+    for name in ("edge", "cloud"):
+        shutil.copytree(getattr(killed, name), tmp_path / name)
+    return Sides(tmp_path / "edge", tmp_path / "cloud")
+
+
+def checkpoints(directory):
+    """The checkpoints of one side, oldest first."""
+    return sorted(directory.rglob("*.ckpt"), key=lambda path: int(path.stem))
+
+
+def first_kept(directory):
+    """Up to where the edge's spool has let go of records."""
+    with closing(sqlite3.connect(directory / SPOOL)) as spool:
+        ((start,),) = spool.execute("SELECT start FROM state")
+    return start
+
+
+def damage(path, how):
+    data = bytearray(path.read_bytes())
+    if how == CUT:
+        data = data[: len(data) // 2]
+    else:
+        data[len(data) // 2] ^= 16
+    path.write_bytes(data)
+
+
+def contents(directory):
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.suffix in (".ckpt", ".jsonl")}
+
+
+def resume(clouds, sides):
+    """Start both sides again; the result of the edge, and what the cloud logged."""
+    cloud = clouds()
+    done = run_edge(cloud.address, sides.edge, "--link-rate", "1gbit", timeout_s=250)
+    return done, cloud.log.read_text()
+
+
+@pytest.mark.parametrize("how", [{"edge": FLIPPED, "cloud": CUT}, {"edge": CUT, "cloud": FLIPPED}])
+def test_damaged_checkpoints_are_named_and_those_before_are_used(clouds, sides, untouched, how):
+    newest = {side: checkpoints(getattr(sides, side))[-1] for side in how}
+    for side, path in newest.items():
+        damage(path, how[side])
+
+    done, cloud_log = resume(clouds, sides)
+
+    assert done.returncode == 0, done.stderr
+    for side, said in (("edge", done.stderr), ("cloud", cloud_log)):
+        (named,) = [line for line in said.splitlines() if str(newest[side]) in line]
+        assert named.endswith("is damaged: its checksum does not match its content; it is passed over")
+    assert outcome(sides.cloud, sides.edge) == untouched
+
+
+def test_a_cloud_without_a_good_checkpoint_is_refused_with_both_numbers(clouds, sides):
+    for each in checkpoints(sides.session):
+        damage(each, FLIPPED)
+    before = contents(sides.edge)
+
+    done, cloud_log = resume(clouds, sides)
+
+    assert done.returncode == 1
+    line = done.stderr.strip().splitlines()[-1]
+    assert line.startswith("Error: ")
+    assert "the cloud has this session up to batch 0, the edge keeps its records from batch" in line
+    assert line.removeprefix("Error: the cloud refused: ") in cloud_log
+    assert contents(sides.edge).keys() >= before.keys()
+
+
+def test_an_edge_without_a_good_checkpoint_is_refused(clouds, sides):
+    for each in checkpoints(sides.edge):
+        damage(each, FLIPPED)
+
+    done, _ = resume(clouds, sides)
+
+    assert done.returncode == 1
+    assert "checkpoint" in done.stderr.strip().splitlines()[-1]
+    assert not (sides.edge / "front.safetensors").exists()
+
+
+@pytest.mark.parametrize("how", [FLIPPED, CUT])
+@pytest.mark.parametrize("suffix", ["", "-wal"], ids=["database", "log"])
+def test_a_damaged_spool_is_named_and_never_trained_on(clouds, sides, untouched, suffix, how):
+    """What it lacks is computed again, from a checkpoint that the cloud can follow; or there is none."""
+    if not suffix:
+        with closing(sqlite3.connect(sides.edge / SPOOL)) as spool:
+            spool.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    damage(sides.edge / (SPOOL + suffix), how)
+
+    done, _ = resume(clouds, sides)
+
+    assert any(SPOOL in line or "spool lacks" in line for line in done.stderr.splitlines())
+    if done.returncode:
+        assert "can be resumed from" in done.stderr.strip().splitlines()[-1]
+    else:
+        assert outcome(sides.cloud, sides.edge) == untouched
+
+
+@pytest.mark.parametrize("name", ["run.json", "session.json"])
+def test_damage_to_what_names_the_run_is_refused(clouds, sides, name):
+    path = {"run.json": sides.edge / name, "session.json": sides.session / name}[name]
+    damage(path, CUT)
+
+    done, _ = resume(clouds, sides)
+
+    assert done.returncode == 1
+    assert f"{path} is damaged" in done.stderr.strip().splitlines()[-1]
