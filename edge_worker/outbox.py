@@ -13,11 +13,13 @@ from dataclasses import dataclass
 
 from common.errors import HeadwaterError, SessionError
 from common.wire.convert import record_to_bytes
-from common.wire.messages import Batch, EvaluationPart, Position, Record, Skip
+from common.wire.messages import EvaluationPart, Position, Record, Skip
 from edge_worker.spool import Entry, Kept, Spool
 
 # What keeping a record costs beside its bytes; counted, so that the shortest record takes room too.
 RECORD_OVERHEAD = 256
+# No Skip or End takes more bytes, and no batch as few.
+LONGEST_SKIP = 32
 
 
 @dataclass(slots=True)
@@ -28,13 +30,11 @@ class Parcel:
         kept: where it belongs, and its size.
         data: its bytes; None where they lie in the spool only.
         spooled: whether the spool has it as it is.
-        droppable: whether it is a batch, which a Skip may stand for.
     """
 
     kept: Kept
     data: bytes | None
     spooled: bool
-    droppable: bool = False
 
     @property
     def after(self) -> Position:
@@ -45,6 +45,11 @@ class Parcel:
     def evaluation(self) -> bool:
         """Whether it belongs to an evaluation; such bytes are counted apart."""
         return self.kept.evaluation
+
+    @property
+    def droppable(self) -> bool:
+        """Whether it is a batch, which a Skip may stand for."""
+        return not self.evaluation and self.kept.size > LONGEST_SKIP
 
     @property
     def room(self) -> int:
@@ -59,7 +64,7 @@ class Outbox:
         limit_bytes: how many bytes of records may wait here; one record always fits.
         memory_bytes: how many of them in memory, the rest in the spool.
         spool: where records outlast this process; None keeps all in memory.
-        drop: give up the oldest batches not yet sent where it is full, rather than wait.
+        drop: give up the oldest batches where it is full, rather than wait.
 
     Attributes:
         changed: notified at every change; the uplink waits on it for its own events too.
@@ -112,7 +117,7 @@ class Outbox:
         data = record_to_bytes(record)
         with self.changed:
             kept = Kept(self._end, record.after, isinstance(record, EvaluationPart), len(data))
-            parcel = Parcel(kept, data, spooled=False, droppable=isinstance(record, Batch))
+            parcel = Parcel(kept, data, spooled=False)
             waited_s = self._wait_for_room(parcel.room)
             self.check()
             self._end = record.after
@@ -170,12 +175,16 @@ class Outbox:
         return waited_s
 
     def _give_up_oldest(self) -> bool:
-        """Let a Skip stand for the oldest batch that no stream has taken; False where there is none."""
-        for index in range(self._taken, len(self._parcels)):
-            parcel = self._parcels[index]
-            if parcel.droppable and parcel.after > self._applied:
+        """Let a Skip stand for the oldest batch kept here; False where there is none.
+
+        It may have been applied already: then the Skip goes only to a cloud that lost it again.
+        """
+        for index, parcel in enumerate(self._parcels):
+            if parcel.droppable:
                 data = record_to_bytes(Skip(parcel.after.batches - 1))
-                self._room -= parcel.kept.size - len(data)
+                freed = parcel.kept.size - len(data)
+                self._room -= freed
+                self._unsaved -= freed if index < self._applied_parcels else 0
                 self._memory += len(data) - (len(parcel.data) if parcel.data is not None else 0)
                 kept = Kept(parcel.kept.before, parcel.after, False, len(data))
                 self._parcels[index] = Parcel(kept, data, spooled=False)

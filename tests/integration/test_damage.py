@@ -27,6 +27,7 @@ class Sides(NamedTuple):
 
     @property
     def session(self):
+        """The one session's directory at the cloud."""
         return self.cloud / json.loads((self.edge / "run.json").read_text())["session_id"]
 
 
@@ -41,7 +42,7 @@ def untouched(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory):
-    """A pair killed in the midst: each side has two checkpoints, and the edge no longer has the first records.
+    """A pair killed in the midst: each has two checkpoints, and the edge no longer has the first records.
 
     The slow link keeps later ones there, and the small spool keeps the edge from running ahead of it.
     """
