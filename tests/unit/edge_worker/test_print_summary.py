@@ -26,6 +26,7 @@ SUMMARY = {
     "link_utilisation": 0.14,
     "edge_peak_rss_bytes": 1 << 30,
     "cloud_peak_rss_bytes": 1 << 30,
+    "batches_skipped": 0,
     "resumes": 0,
 }
 WHOLE = {
