@@ -163,7 +163,10 @@ class Uplink:
             try:
                 self._run_stream()
                 return
-            except StreamLostError as lost:
+            except (StreamLostError, errors.CapacityError) as lost:
+                # A run that the cloud has had goes on once there is room; a new one is told and ends.
+                if isinstance(lost, errors.CapacityError) and not self._was_welcome:
+                    raise
                 if self._closing:
                     return
                 if self._welcome is not before:
@@ -172,7 +175,7 @@ class Uplink:
                     refusal = self._cloud.explain_failure()
                 pause = min(LAST_RETRY_S, FIRST_RETRY_S * 2**failures) * random.uniform(0.5, 1.0)
                 failures += 1
-                if self._welcome is None and not self._patient:
+                if not self._was_welcome:
                     late = time.monotonic() + pause > deadline
                     # Twice: a cloud that is just leaving hangs up as one does that refuses.
                     if refusal and (late or failures > 1):
@@ -187,7 +190,12 @@ class Uplink:
                 with self._changed:
                     self._changed.wait_for(lambda: self._closing, pause)
 
-    def _no_cloud(self, lost: StreamLostError) -> CloudError:
+    @property
+    def _was_welcome(self) -> bool:
+        """Whether the cloud has had this run, in this life or an earlier one."""
+        return self._patient or self._welcome is not None
+
+    def _no_cloud(self, lost: Exception) -> CloudError:
         return CloudError(
             f"no cloud answers at {self._config.cloud} within {self._config.connect_timeout:g} s ({lost}); "
             "start `cloud-worker serve` there, or give its address with --cloud"

@@ -17,7 +17,6 @@ FATAL = {
     Code.INVALID_ARGUMENT: errors.WireError,
     Code.FAILED_PRECONDITION: errors.SessionError,
     Code.ABORTED: errors.FencedError,
-    Code.RESOURCE_EXHAUSTED: errors.CapacityError,
     Code.DATA_LOSS: errors.CheckpointError,
     Code.UNKNOWN: errors.CloudError,
     Code.UNIMPLEMENTED: errors.CloudError,
@@ -212,6 +211,28 @@ def test_a_cloud_that_comes_late_is_found(edge):
         found = edge(cloud.address).uplink.connect()
 
     assert found.applied == Position(4)
+
+
+def test_a_new_run_is_told_that_the_cloud_has_no_room(edge):
+    with (
+        fake_cloud(refusing(Code.RESOURCE_EXHAUSTED), serving()) as cloud,
+        pytest.raises(errors.CapacityError, match=REASON),
+    ):
+        edge(cloud.address).uplink.connect()
+
+    assert len(cloud.hellos) == 1
+
+
+def test_a_run_that_was_served_before_waits_for_room(edge, caplog):
+    """Others may have taken its place while the cloud was away."""
+    with fake_cloud(deaf(1, abort(Code.UNAVAILABLE)), refusing(Code.RESOURCE_EXHAUSTED), serving()) as cloud:
+        sender = edge(cloud.address).start()
+        sender.offer(*batches(0))
+
+        assert sender.settled()
+
+    assert len(cloud.hellos) == 3
+    assert "lost the cloud (the cloud refused: for this reason); training goes on" in caplog.text
 
 
 def test_a_cloud_that_falls_silent_is_left_for_another_stream(edge, monkeypatch):
