@@ -116,7 +116,7 @@ def test_what_is_removed_is_gone_and_the_rest_stays(kept, command):
     SessionFiles(kept, OTHER).create(RUN, "", 0)
     size = size_of(kept / SESSION)
 
-    code, out, _ = command("rm", "--run-dir", kept, SESSION)
+    code, out, _ = command("rm", "--run-dir", kept, SESSION, SESSION)
 
     assert (code, out) == (0, f"removed {SESSION} ({size / 1024:.4g}KiB)\n")
     assert sorted(path.name for path in kept.iterdir()) == [OTHER, "lock", "notes"]
