@@ -70,7 +70,7 @@ def rm(run_dir: Path, session_ids: tuple[str, ...]) -> None:
     """Delete sessions with all that was trained in them; no server may run."""
     from cloud_worker.kept import remove_sessions
 
-    for session_id, size in zip(session_ids, remove_sessions(run_dir, session_ids), strict=True):
+    for session_id, size in remove_sessions(run_dir, session_ids).items():
         click.echo(f"removed {session_id} ({format_size(size)})")
 
 

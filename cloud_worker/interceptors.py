@@ -1,24 +1,31 @@
 """What goes around every RPC: who may call at all, and what failures become."""
 
 import logging
+import threading
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from common.errors import HeadwaterError, WireError
+from cloud_worker.first_message import FIRST_MESSAGE_S, first_of
+from common.errors import CloudError, HeadwaterError, WireError
 from common.logs import one_line
 
 log = logging.getLogger(__name__)
 
 # Anyone may ask whether the server serves. Not `Watch`, which would hold a thread.
 OPEN = frozenset({"/grpc.health.v1.Health/Check"})
+# So that strangers who ask cannot hold all of the server's threads: how many may, and for how long each.
+OPEN_AT_ONCE = 4
+OPEN_S = 5.0
 
 
 class OnlyKnown(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in stubs only
-    """Refuse whoever `identify` does not know, before the RPC reads a message.
+    """Refuse whoever `identify` does not know, before the call reads a message or waits for one.
+
+    A call with one request is taken as a stream of requests, too: gRPC would wait for that request on one of
+    the server's threads, before anyone is asked who they are, for as long as the caller likes.
 
     Args:
         identify: returns a caller's name, or raises a HeadwaterError.
@@ -26,90 +33,104 @@ class OnlyKnown(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in
 
     def __init__(self, identify: Callable[[grpc.ServicerContext], str]) -> None:
         self._identify = identify
-
-    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
-        """Wrap the handler of this call, unless it is open to all."""
-        handler = continuation(handler_call_details)
-        if handler_call_details.method in OPEN:
-            return handler
-        if handler is None:
-            return None
-        return _wrapped(handler, self._check_stream, self._check, handler.request_deserializer)
-
-    def _check(self, inner: Any) -> Any:
-        def checked(request: Any, context: grpc.ServicerContext) -> Any:
-            self._identify(context)
-            return inner(request, context)
-
-        return checked
-
-    def _check_stream(self, inner: Any) -> Any:
-        def checked(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            self._identify(context)
-            yield from inner(request, context)
-
-        return checked
-
-
-class ErrorsToStatus(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in stubs only
-    """End a call with the status that its HeadwaterError names; a bug stays UNKNOWN."""
+        self._room = threading.BoundedSemaphore(OPEN_AT_ONCE)
 
     def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
         """Wrap the handler of this call, if there is one."""
         handler = continuation(handler_call_details)
         if handler is None:
             return None
-        parse = _parser(handler)
-        guard_stream, guard = partial(_guard_stream, parse=parse), partial(_guard, parse=parse)
-        return _wrapped(handler, guard_stream, guard, deserializer=None)
+        if handler_call_details.method in OPEN:
+            return _taking_streams(handler, self._in_little_room(_behaviour(handler, OPEN_S)))
+        return _taking_streams(handler, self._if_known(_behaviour(handler, FIRST_MESSAGE_S)))
+
+    def _if_known(self, inner: Any) -> Any:
+        def checked(requests: Any, context: grpc.ServicerContext) -> Any:
+            self._identify(context)
+            return inner(requests, context)
+
+        return checked
+
+    def _in_little_room(self, inner: Any) -> Any:
+        def checked(requests: Any, context: grpc.ServicerContext) -> Any:
+            if not self._room.acquire(blocking=False):
+                raise CloudError("too many who need not say who they are ask at once; try again")
+            try:
+                return inner(requests, context)
+            finally:
+                self._room.release()
+
+        return checked
 
 
-def _wrapped(
-    handler: Any, wrap_stream: Callable[[Any], Any], wrap: Callable[[Any], Any], deserializer: Any
-) -> Any:
-    """Return `handler` with its behaviour wrapped, by `wrap_stream` where it answers with a stream."""
-    if handler.response_streaming:
-        make: Any = (
-            grpc.stream_stream_rpc_method_handler
-            if handler.request_streaming
-            else grpc.unary_stream_rpc_method_handler
-        )
-        inner = wrap_stream(handler.stream_stream if handler.request_streaming else handler.unary_stream)
-    else:
-        make, inner = grpc.unary_unary_rpc_method_handler, wrap(handler.unary_unary)
-    return make(inner, deserializer, handler.response_serializer)
+class ErrorsToStatus(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in stubs only
+    """End a call with the status that its HeadwaterError names; a bug stays UNKNOWN.
+
+    It goes around `OnlyKnown`, so that all calls take streams.
+    """
+
+    def intercept_service(self, continuation: Any, handler_call_details: Any) -> Any:
+        """Wrap the handler of this call, if there is one."""
+        handler = continuation(handler_call_details)
+        if handler is None:
+            return None
+        guard = _guard_stream if handler.response_streaming else _guard
+        inner = _behaviour(handler, FIRST_MESSAGE_S)
+        return _taking_streams(handler, guard(inner, handler.request_deserializer), parsed=False)
 
 
-def _parser(handler: Any) -> Callable[[Any], Any]:
-    """Return what parses a call's request, or each of them.
+def _behaviour(handler: Any, timeout_s: float) -> Any:
+    """Return what `handler` does, as a function of a stream of requests and the context."""
+    if handler.request_streaming:
+        return handler.stream_stream if handler.response_streaming else handler.stream_unary
+    inner = handler.unary_stream if handler.response_streaming else handler.unary_unary
+
+    def take_one(requests: Iterator[Any], context: grpc.ServicerContext) -> Any:
+        request = first_of(requests, timeout_s)
+        if request is None:
+            raise WireError("the call ended before its request came")
+        return inner(request, context)
+
+    return take_one
+
+
+def _taking_streams(handler: Any, behaviour: Any, parsed: bool = True) -> Any:
+    """Return a handler with this behaviour that answers as `handler` does."""
+    make: Any = (
+        grpc.stream_stream_rpc_method_handler
+        if handler.response_streaming
+        else grpc.stream_unary_rpc_method_handler
+    )
+    return make(behaviour, handler.request_deserializer if parsed else None, handler.response_serializer)
+
+
+def _parsed(requests: Iterator[bytes], parse: Any) -> Iterator[Any]:
+    """Yield the requests as messages.
 
     gRPC would answer what does not parse with INTERNAL, and log a traceback for each.
     """
-
-    def parse(data: bytes) -> Any:
+    for data in requests:
         try:
-            return handler.request_deserializer(data)
+            yield parse(data)
         except DecodeError as error:
             raise WireError(f"a message of {len(data)} bytes does not parse: {error}") from error
 
-    return partial(map, parse) if handler.request_streaming else parse
 
-
-def _guard_stream(inner: Any, parse: Callable[[Any], Any]) -> Any:
+def _guard_stream(inner: Any, parse: Any) -> Any:
     # A generator, so that it also catches what is raised after the first reply.
-    def guarded(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+    def guarded(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[Any]:
         try:
-            yield from inner(parse(request), context)
+            yield from inner(_parsed(requests, parse), context)
         except HeadwaterError as error:
             _abort(context, error)
 
     return guarded
 
 
-def _guard(inner: Any, parse: Callable[[Any], Any]) -> Any:
-    def guarded(request: Any, context: grpc.ServicerContext) -> Any:
+def _guard(inner: Any, parse: Any) -> Any:
+    def guarded(requests: Iterator[bytes], context: grpc.ServicerContext) -> Any:
         try:
-            return inner(parse(request), context)
+            return inner(_parsed(requests, parse), context)
         except HeadwaterError as error:
             return _abort(context, error)
 

@@ -75,7 +75,7 @@ def list_sessions(run_dir: Path) -> list[KeptSession]:
     return sorted(found, key=lambda kept: kept.changed, reverse=True)
 
 
-def remove_sessions(run_dir: Path, session_ids: Sequence[str]) -> list[int]:
+def remove_sessions(run_dir: Path, session_ids: Sequence[str]) -> dict[str, int]:
     """Delete sessions with all that was trained; return the disk space that each of them took.
 
     Raises:
@@ -95,7 +95,7 @@ def remove_sessions(run_dir: Path, session_ids: Sequence[str]) -> list[int]:
     except ConfigError as error:
         raise ConfigError(f"a server runs on {run_dir}; stop it first, then remove sessions") from error
     try:
-        return [_remove(run_dir, session_id) for session_id in session_ids]
+        return {session_id: _remove(run_dir, session_id) for session_id in dict.fromkeys(session_ids)}
     except OSError as error:
         raise CheckpointError(f"cannot remove {error.filename}: {error.strerror}") from error
     finally:

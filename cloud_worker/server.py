@@ -12,7 +12,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from cloud_worker.config import ServeConfig
 from cloud_worker.door import Door
-from cloud_worker.interceptors import ErrorsToStatus, OnlyKnown
+from cloud_worker.interceptors import OPEN_AT_ONCE, ErrorsToStatus, OnlyKnown
 from cloud_worker.service import TrainingService
 from cloud_worker.sessions import Sessions
 from common.address import split_address
@@ -29,6 +29,8 @@ DRAIN_S = 20.0
 MAX_CONNECTIONS = 512
 # A connection that says nothing, or no HTTP/2, is closed after it.
 HANDSHAKE_MS = 10_000
+# So is one on which nothing is called; an edge's has its stream.
+IDLE_CONNECTION_MS = 60_000
 
 
 class Health(health.HealthServicer):
@@ -89,8 +91,8 @@ def serve(config: ServeConfig) -> None:
 
 def start_server(sessions: Sessions, config: ServeConfig, door: Door) -> tuple[grpc.Server, int]:
     """Bind and start; return the server and its port."""
-    # An open stream holds a thread; a few more answer the unary calls, and what is above them is refused.
-    threads = 2 * config.max_sessions + 4
+    # An open stream holds a thread; a few more answer the short calls, and what is above them is refused.
+    threads = 2 * config.max_sessions + OPEN_AT_ONCE + 4
     server = grpc.server(
         futures.ThreadPoolExecutor(max_workers=threads),
         interceptors=[ErrorsToStatus(), OnlyKnown(door.access.identify)],
@@ -98,6 +100,7 @@ def start_server(sessions: Sessions, config: ServeConfig, door: Door) -> tuple[g
             ("grpc.so_reuseport", 0),
             ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),
             ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+            ("grpc.max_connection_idle_ms", IDLE_CONNECTION_MS),
             *KEEPALIVE,
         ],
         maximum_concurrent_rpcs=threads,

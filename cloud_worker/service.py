@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator
 
 import grpc
 
+from cloud_worker.first_message import FIRST_MESSAGE_S, first_of
 from cloud_worker.sessions import Sessions
 from cloud_worker.store import check_session_id
-from cloud_worker.stream import TrainStream, first_of
+from cloud_worker.stream import TrainStream
 from common.errors import WireError
 from common.wire import convert
 from common.wire.generated import training_pb2 as pb
@@ -14,8 +15,6 @@ from common.wire.generated import training_pb2_grpc as pb_grpc
 from common.wire.messages import Hello, Request
 
 EXPORT_PIECE_BYTES = 1 << 20
-# A stream holds a thread; one that does not begin is ended.
-FIRST_MESSAGE_S = 30.0
 
 
 class TrainingService(pb_grpc.TrainingServicer):

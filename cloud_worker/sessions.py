@@ -174,8 +174,14 @@ class Sessions:
 
 def _check_owner(files: SessionFiles, caller: str) -> None:
     """Refuse whoever did not open the session; one that is not there yet is anyone's to open."""
-    if files.exists() and files.owner() != caller:
-        raise NotOwnerError(
-            f"session {files.directory.name} was opened by another edge; show the certificate or token that "
-            "it was opened with, or start a new run with another --run-dir"
-        )
+    if not files.exists() or (owner := files.owner()) == caller:
+        return
+    if owner and caller:
+        why = "by another edge; show the certificate or token that it was opened with"
+    elif owner:
+        why = "by an edge with a name, which this cloud does not ask for now; start it as it was then"
+    else:
+        why = "without a name, which this cloud asks for now; start it as it was then"
+    raise NotOwnerError(
+        f"session {files.directory.name} was opened {why}, or start a new run with another --run-dir"
+    )

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 from rich.table import Table
+from rich.text import Text
 
 from cloud_worker.kept import KeptSession, list_sessions
 from common.console import table_console
+from common.logs import one_line
 from common.units import format_size
 
 
@@ -20,7 +22,8 @@ def show_sessions(run_dir: Path, as_json: bool) -> None:
         return
     table = Table("session", "owner", "model", "split", "batches", "size", "changed (UTC)")
     for each in kept:
-        table.add_row(*_row(each))
+        # As it is: certificates and token files name owners, and rich obeys what stands in brackets.
+        table.add_row(*(Text(one_line(cell)) for cell in _row(each)))
     table_console().print(table)
 
 

@@ -4,7 +4,6 @@ A received chunk is acknowledged as soon as it is taken, and taken only while th
 applied stay under a bound: a slow back fills the edge's window, and the edge's outbox after it.
 """
 
-import queue
 import threading
 import time
 from collections import deque
@@ -31,31 +30,6 @@ class Requests(Protocol):
 
     def __next__(self) -> Request:
         """Return the next one; StopIteration when the edge has closed its side."""
-
-
-def first_of(requests: Iterator[Request], timeout_s: float) -> Request | None:
-    """Return the first message, or None where the edge closed its side without any.
-
-    Raises:
-        CloudError: none came within `timeout_s`; its caller ends the stream, and the waiting thread with it.
-    """
-    arrived: queue.SimpleQueue[Request | BaseException | None] = queue.SimpleQueue()
-
-    def read() -> None:
-        try:
-            arrived.put(next(requests, None))
-        except BaseException as error:  # it belongs to the caller, if that still waits
-            arrived.put(error)
-
-    threading.Thread(target=read, name="first message", daemon=True).start()
-    try:
-        first = arrived.get(timeout=timeout_s)
-    except queue.Empty:
-        limit = format_duration(timeout_s)
-        raise CloudError(f"no message came for {limit} after the stream was opened") from None
-    if isinstance(first, BaseException):
-        raise first
-    return first
 
 
 class TrainStream:

@@ -6,6 +6,7 @@ gRPC says "Socket closed" for half of the reasons, and OpenSSL's words for the o
 import contextlib
 import socket
 import ssl
+from datetime import datetime, timezone
 from pathlib import Path
 
 from common.address import split_address
@@ -111,10 +112,11 @@ def certificate_fault(cert_file: Path, key_file: Path) -> str | None:
 def _verdict(error: ssl.SSLCertVerificationError) -> str:
     """Return OpenSSL's words, and what to do about it."""
     words = error.verify_message.rstrip(".")
+    now = f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC"
     if error.verify_code == EXPIRED:
-        return f"{words}; renew the cloud's certificate"
+        return f"{words}; renew the cloud's certificate, or set this machine's clock if it is not {now}"
     if error.verify_code == NOT_YET_VALID:
-        return f"{words}; set the clock of this machine"
+        return f"{words}; set this machine's clock, which says {now}"
     if error.verify_code in UNKNOWN_AUTHORITY:
         return f"{words}; --tls-ca must be the authority that signed the cloud's certificate"
     if error.verify_code in OTHER_NAME:

@@ -56,6 +56,9 @@ FATAL = {
     grpc.StatusCode.UNAUTHENTICATED: errors.UnknownCallerError,
     grpc.StatusCode.PERMISSION_DENIED: errors.NotOwnerError,
 }
+# What ends a new run, and is an outage to one that the cloud has had: there may be room again, and whoever
+# minds the cloud may have given it a wrong list of tokens.
+MENDABLE = (errors.CapacityError, errors.UnknownCallerError)
 
 
 class StreamLostError(Exception):
@@ -163,16 +166,19 @@ class Uplink:
             try:
                 self._run_stream()
                 return
-            except StreamLostError as lost:
+            except (StreamLostError, *MENDABLE) as lost:
+                refused = isinstance(lost, MENDABLE)
+                if refused and not self._was_welcome:
+                    raise
                 if self._closing:
                     return
                 if self._welcome is not before:
                     failures, refusal = 0, None
                 else:
-                    refusal = self._cloud.explain_failure()
+                    refusal = str(lost) if refused else self._cloud.explain_failure()
                 pause = min(LAST_RETRY_S, FIRST_RETRY_S * 2**failures) * random.uniform(0.5, 1.0)
                 failures += 1
-                if self._welcome is None and not self._patient:
+                if not self._was_welcome:
                     late = time.monotonic() + pause > deadline
                     # Twice: a cloud that is just leaving hangs up as one does that refuses.
                     if refusal and (late or failures > 1):
@@ -181,13 +187,17 @@ class Uplink:
                         raise self._no_cloud(lost) from lost
                 else:
                     what = "lost the cloud" if self._welcome else f"no cloud answers at {self._config.cloud}"
-                    log.warning(
-                        "%s (%s); training goes on, trying again in %.1f s", what, refusal or lost, pause
-                    )
+                    why = refusal or f"{what} ({lost})"
+                    log.warning("%s; training goes on, trying again in %.1f s", why, pause)
                 with self._changed:
                     self._changed.wait_for(lambda: self._closing, pause)
 
-    def _no_cloud(self, lost: StreamLostError) -> CloudError:
+    @property
+    def _was_welcome(self) -> bool:
+        """Whether the cloud has had this run, in this life or an earlier one."""
+        return self._patient or self._welcome is not None
+
+    def _no_cloud(self, lost: Exception) -> CloudError:
         return CloudError(
             f"no cloud answers at {self._config.cloud} within {self._config.connect_timeout:g} s ({lost}); "
             "start `cloud-worker serve` there, or give its address with --cloud"

@@ -72,7 +72,9 @@ class TrainingServicer(object):
         FAILED_PRECONDITION another protocol version, another run behind the same session id, other
         initial weights, or a gap in the order of records
         ABORTED             a newer stream of the same session has taken over: stop for good
-        RESOURCE_EXHAUSTED  the cloud will not hold another session
+        UNAUTHENTICATED     the cloud does not know who calls; so of every RPC here
+        PERMISSION_DENIED   the session belongs to another caller; so of every RPC here
+        RESOURCE_EXHAUSTED  the cloud will not hold another session, or none so large
         UNAVAILABLE         the cloud is shutting down: reconnect later
         DATA_LOSS           what the cloud had saved of this session is damaged
         """

@@ -70,6 +70,16 @@ def test_a_finished_session_and_its_owner_are_listed_last_changed_first(kept):
     assert oldest.changed == "1970-01-01T00:00:01+00:00"
 
 
+def test_an_owner_is_shown_as_it_is(kept, command):
+    """Certificates and token files may hold what rich, or a terminal, would obey."""
+    SessionFiles(kept, OTHER).create(RUN, "a[/b][red]c\x1b[2J", 0)
+
+    code, out, _ = command("list", "--run-dir", kept)
+
+    assert code == 0
+    assert "a[/b][red]c\\x1b[2J" in out
+
+
 def test_a_damaged_session_is_listed_as_far_as_it_can_be_read(kept, command):
     """It takes room, and somebody must be able to remove it."""
     (kept / SESSION / "session.json").write_text("{")
@@ -116,7 +126,7 @@ def test_what_is_removed_is_gone_and_the_rest_stays(kept, command):
     SessionFiles(kept, OTHER).create(RUN, "", 0)
     size = size_of(kept / SESSION)
 
-    code, out, _ = command("rm", "--run-dir", kept, SESSION)
+    code, out, _ = command("rm", "--run-dir", kept, SESSION, SESSION)
 
     assert (code, out) == (0, f"removed {SESSION} ({size / 1024:.4g}KiB)\n")
     assert sorted(path.name for path in kept.iterdir()) == [OTHER, "lock", "notes"]

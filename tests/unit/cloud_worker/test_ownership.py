@@ -1,5 +1,7 @@
 """A session belongs to the edge that opened it. A real server in this process that asks for tokens."""
 
+import queue
+
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -75,6 +77,30 @@ def test_a_stranger_need_not_say_hello_to_be_refused(cloud):
         cloud.edge().reply()
 
 
+@pytest.mark.parametrize("method", ["Training/Train", "Training/GetStatus", "Training/ExportBack"])
+def test_a_stranger_who_calls_and_says_nothing_holds_no_thread(cloud, method):
+    """By itself gRPC keeps one waiting for the request, before anyone asks who calls."""
+    with grpc.insecure_channel(cloud.address) as channel:
+        calls = [
+            channel.stream_stream(f"/headwater.v1.{method}")(iter(queue.SimpleQueue().get, None), timeout=60)
+            for _ in range(30)
+        ]
+        for call in calls:
+            assert call.code() in (Code.UNAUTHENTICATED, Code.RESOURCE_EXHAUSTED)
+
+    welcomed(cloud, PI)
+
+
+def test_strangers_who_ask_for_health_and_say_nothing_leave_room_for_edges(cloud):
+    with grpc.insecure_channel(cloud.address) as channel:
+        check = channel.stream_stream("/grpc.health.v1.Health/Check")
+        calls = [check(iter(queue.SimpleQueue().get, None), timeout=60) for _ in range(30)]
+
+        welcomed(cloud, PI)
+
+        assert {call.code() for call in calls} <= {Code.UNAVAILABLE, Code.RESOURCE_EXHAUSTED}
+
+
 def test_anyone_may_ask_for_health_and_nobody_unknown_may_watch_it(cloud):
     """A watch holds a thread for as long as its caller likes."""
     with grpc.insecure_channel(cloud.address) as channel:
@@ -125,9 +151,14 @@ def test_the_owner_is_remembered_over_restarts_and_new_generations(tmp_path, tok
 
 
 @pytest.mark.parametrize(
-    ("first", "then"), [(PI, None), (None, PI)], ids=["no longer asked", "asked for now"]
+    ("first", "then", "words"),
+    [
+        (PI, None, "by an edge with a name, which this cloud does not ask for now; start it as it was then"),
+        (None, PI, "without a name, which this cloud asks for now; start it as it was then"),
+    ],
+    ids=["no longer asked", "asked for now"],
 )
-def test_tokens_that_come_or_go_open_nobodys_session(tmp_path, tokens, monkeypatch, first, then):
+def test_tokens_that_come_or_go_open_nobodys_session(tmp_path, tokens, monkeypatch, first, then, words):
     """A cloud that is started again without --tokens must not give away what is kept."""
     monkeypatch.setattr("cloud_worker.sessions.Back", CountingBack)
     with cloud_in_process(tmp_path / "run", tokens=tokens if first else None) as cloud:
@@ -135,6 +166,6 @@ def test_tokens_that_come_or_go_open_nobodys_session(tmp_path, tokens, monkeypat
 
     with (
         cloud_in_process(tmp_path / "run", tokens=tokens if then else None) as cloud,
-        refused(Code.PERMISSION_DENIED, NOT_YOURS),
+        refused(Code.PERMISSION_DENIED, f"^session {SESSION} was opened {words}, or start a new run"),
     ):
         cloud.edge(hello(generation=2), metadata=then).reply()

@@ -1,6 +1,7 @@
 """The server's door: who is let in, and what those are told who are not. A real server in this process."""
 
 import dataclasses
+import socket
 import threading
 
 import grpc
@@ -11,6 +12,7 @@ from cloud_worker.config import ServeConfig
 from cloud_worker.door import Door
 from cloud_worker.health import check_health
 from cloud_worker.server import start_server
+from common.address import split_address
 from common.endpoint import Endpoint
 from common.errors import ConfigError, ModelError
 from common.wire.generated import training_pb2 as pb
@@ -202,6 +204,24 @@ def test_a_path_is_no_session_id_beside_the_stream_either(cloud, session_id):
 
 def test_the_health_service_says_serving(cloud):
     assert check_health(Endpoint(cloud.address)) == f"{cloud.address} is serving"
+
+
+def test_a_connection_on_which_nothing_is_called_is_closed(tmp_path, monkeypatch):
+    """There are only so many, and whoever holds one need not even say who they are."""
+    monkeypatch.setattr("cloud_worker.server.IDLE_CONNECTION_MS", 200)
+
+    def kinds_of_frames(connection):
+        with connection.makefile("rb") as stream:
+            while head := stream.read(9):
+                yield head[3]
+                stream.read(int.from_bytes(head[:3], "big"))
+
+    with (
+        cloud_in_process(tmp_path) as cloud,
+        socket.create_connection(split_address(cloud.address, "address"), timeout=30) as connection,
+    ):
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5))
+        assert 7 in kinds_of_frames(connection)  # GOAWAY
 
 
 def test_health_cannot_be_watched(cloud):

@@ -1,5 +1,9 @@
 """Which sessions a cloud holds in memory, and which of them make room for others."""
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -97,6 +101,34 @@ def test_sessions_that_are_being_served_stay(sessions):
         held(sessions, THIRD)
 
     held(sessions, THIRD)
+
+
+@pytest.mark.parametrize(
+    "limits", [Limits(max_sessions=3), Limits(max_kept=4000)], ids=["in memory", "on the disk"]
+)
+def test_edges_that_come_at_the_same_moment_share_the_room(tmp_path, monkeypatch, limits):
+    """Each would see room for one more if it could look while another one is still being let in."""
+
+    def slow_back(*_):
+        time.sleep(0.02)
+        return CountingBack()
+
+    monkeypatch.setattr("cloud_worker.sessions.Back", slow_back)
+    monkeypatch.setattr("cloud_worker.sessions.bytes_to_reserve", lambda _: 1200)
+    sessions = Sessions(tmp_path, torch.device("cpu"), 60.0, limits)
+    all_tried, edges = threading.Barrier(8, timeout=60), range(8)
+
+    def come(number):
+        try:
+            with sessions.serving(hello(session_id=f"{number:08d}{SESSION[8:]}"), ANYONE):
+                all_tried.wait()
+                return True
+        except CapacityError:
+            all_tried.wait()
+            return False
+
+    with ThreadPoolExecutor(len(edges)) as pool:
+        assert sum(pool.map(come, edges)) == 3
 
 
 def test_what_could_not_be_saved_stays_in_memory(sessions, monkeypatch):

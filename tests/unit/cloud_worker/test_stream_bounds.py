@@ -6,8 +6,9 @@ import time
 import grpc
 import pytest
 
+from cloud_worker.first_message import first_of
 from cloud_worker.limits import Limits
-from cloud_worker.stream import TrainStream, first_of
+from cloud_worker.stream import TrainStream
 from common.errors import CloudError, WireError
 from common.wire.convert import record_to_bytes
 from common.wire.messages import Chunk, Position, Skip

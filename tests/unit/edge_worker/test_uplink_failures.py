@@ -17,15 +17,20 @@ FATAL = {
     Code.INVALID_ARGUMENT: errors.WireError,
     Code.FAILED_PRECONDITION: errors.SessionError,
     Code.ABORTED: errors.FencedError,
-    Code.RESOURCE_EXHAUSTED: errors.CapacityError,
     Code.DATA_LOSS: errors.CheckpointError,
     Code.UNKNOWN: errors.CloudError,
     Code.UNIMPLEMENTED: errors.CloudError,
-    Code.UNAUTHENTICATED: errors.UnknownCallerError,
     Code.PERMISSION_DENIED: errors.NotOwnerError,
+}
+MENDABLE = {
+    Code.RESOURCE_EXHAUSTED: errors.CapacityError,
+    Code.UNAUTHENTICATED: errors.UnknownCallerError,
 }
 REASON = r"^the cloud refused: for this reason$"
 fatal = pytest.mark.parametrize(("code", "kind"), FATAL.items(), ids=lambda value: getattr(value, "name", ""))
+mendable = pytest.mark.parametrize(
+    ("code", "kind"), MENDABLE.items(), ids=lambda value: getattr(value, "name", "")
+)
 
 
 def refusing(code):
@@ -212,6 +217,43 @@ def test_a_cloud_that_comes_late_is_found(edge):
         found = edge(cloud.address).uplink.connect()
 
     assert found.applied == Position(4)
+
+
+@mendable
+def test_a_new_run_is_told_what_the_cloud_has_against_it(edge, code, kind):
+    with (
+        fake_cloud(refusing(code), serving()) as cloud,
+        pytest.raises(kind, match=REASON),
+    ):
+        edge(cloud.address).uplink.connect()
+
+    assert len(cloud.hellos) == 1
+
+
+@mendable
+def test_a_run_that_was_served_before_tries_again(edge, caplog, code, kind):
+    """Others took its place while the cloud was away, or the cloud came back with a wrong list of tokens."""
+    with fake_cloud(deaf(1, abort(Code.UNAVAILABLE)), refusing(code), serving()) as cloud:
+        sender = edge(cloud.address).start()
+        sender.offer(*batches(0))
+
+        assert sender.settled()
+
+    assert len(cloud.hellos) == 3
+    assert "the cloud refused: for this reason; training goes on, trying again in" in caplog.text
+
+
+@mendable
+def test_a_run_that_was_served_in_an_earlier_life_tries_again(edge, code, kind):
+    """It starts without a word of the cloud."""
+    with fake_cloud(refusing(code), serving()) as cloud:
+        sender = edge(cloud.address)
+        sender.uplink.start()
+        sender.offer(*batches(0))
+
+        assert sender.settled()
+
+    assert len(cloud.hellos) == 2
 
 
 def test_a_cloud_that_falls_silent_is_left_for_another_stream(edge, monkeypatch):
