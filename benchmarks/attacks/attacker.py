@@ -32,27 +32,35 @@ class Tally:
     """What came of the messages so far; shared by the attackers.
 
     Attributes:
-        left: messages still to be sent.
+        total: messages to be sent.
+        left: those still to be sent.
         go: set while they may be sent.
+        under_way: messages not yet answered.
         sent: messages answered.
         statuses: how often each came.
         refused: how many of the answers were refusals by the server's own code, not by gRPC.
         wrong: each answer that is not right.
     """
 
-    left: int
+    total: int
+    left: int = field(init=False)
     go: threading.Event = field(default_factory=threading.Event)
+    under_way: int = 0
     sent: int = 0
     statuses: Counter[str] = field(default_factory=Counter)
     refused: int = 0
     wrong: list[str] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
+    def __post_init__(self) -> None:
+        self.left = self.total
+
     def take(self) -> bool:
         """Wait until a message may be sent; False where none is left."""
         self.go.wait()
         with self._lock:
             self.left -= 1
+            self.under_way += self.left >= 0
             return self.left >= 0
 
     def stop(self) -> None:
@@ -71,6 +79,7 @@ class Tally:
         refused = code is not grpc.StatusCode.OK
         with self._lock:
             self.sent += 1
+            self.under_way -= 1
             self.statuses[code.name] += 1
             self.refused += refused and not case.by_grpc
             if code not in case.expected or (refused and (not details or one_line(details) != details)):
