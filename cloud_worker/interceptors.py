@@ -139,5 +139,5 @@ def _guard(inner: Any, parse: Any) -> Any:
 
 def _abort(context: grpc.ServicerContext, error: HeadwaterError) -> Any:
     line = one_line(str(error))
-    log.warning("ended a call of %s: %s", context.peer(), line)
+    log.warning("ended a call of %s: %s", context.peer() or "one who has left", line)
     context.abort(error.status, line)

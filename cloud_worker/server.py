@@ -13,6 +13,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from cloud_worker.config import ServeConfig
 from cloud_worker.door import Door
 from cloud_worker.interceptors import OPEN_AT_ONCE, ErrorsToStatus, OnlyKnown
+from cloud_worker.memory import freeze_objects, limit_heaps, thaw_objects
 from cloud_worker.service import TrainingService
 from cloud_worker.sessions import Sessions
 from common.address import split_address
@@ -70,6 +71,7 @@ def serve(config: ServeConfig) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    limit_heaps()
     _check_models(config)
     door = Door.read(config)
     lock_run_dir(config.run_dir)
@@ -77,6 +79,7 @@ def serve(config: ServeConfig) -> None:
     device = resolve_device(config.device)
     sessions = Sessions(config.run_dir, device, config.checkpoint_every, config)
     server, port = start_server(sessions, config, door)
+    freeze_objects()
     host, _ = split_address(config.listen, "--listen")
     click.echo(f"listening on {f'[{host}]' if ':' in host else host}:{port}")
     log.info("device %s, threads %d, sessions in %s", device, threads, config.run_dir)
@@ -87,6 +90,7 @@ def serve(config: ServeConfig) -> None:
         sessions.save_all()
     finally:
         stopped.wait()
+        thaw_objects()
 
 
 def start_server(sessions: Sessions, config: ServeConfig, door: Door) -> tuple[grpc.Server, int]:

@@ -35,6 +35,9 @@ class TrainingService(pb_grpc.TrainingServicer):
         """Serve one stream of one session."""
         requests: Iterator[Request] = (convert.request_from_proto(proto) for proto in request_iterator)
         hello = first_of(requests, FIRST_MESSAGE_S)
+        if hello is None:
+            # It looks the same where its caller has left, or gRPC has refused a message above its limit.
+            raise WireError("the stream ended before its first message; it must begin with Hello")
         if not isinstance(hello, Hello):
             raise WireError("the first message of a stream must be Hello")
         check_session_id(hello.session_id)

@@ -13,6 +13,7 @@ import torch
 from cloud_worker.back import Back
 from cloud_worker.kept import bytes_to_reserve, kept_bytes
 from cloud_worker.limits import Limits
+from cloud_worker.memory import release_what_is_left
 from cloud_worker.session import Session
 from cloud_worker.store import SessionFiles
 from common.errors import CapacityError, CheckpointError, NotFoundError, NotOwnerError, SessionError
@@ -95,7 +96,11 @@ class Sessions:
     def _load(self, files: SessionFiles, run: Run, caller: str) -> Session:
         if files.exists():
             run = files.read()[0]
-        back = Back(run, self._device)
+        try:
+            back = Back(run, self._device)
+        finally:
+            # The front's layers, and all of a network that is refused, hold each other in cycles.
+            release_what_is_left()
         if not files.exists():
             needed = bytes_to_reserve(back.state_dict())
             self.limits.check_kept(kept_bytes(self._run_dir), needed)

@@ -66,7 +66,7 @@ def test_a_stream_without_any_message_is_refused(cloud):
     edge = cloud.edge()
     edge.close()
 
-    with refused(Code.INVALID_ARGUMENT, "^the first message of a stream must be Hello$"):
+    with refused(Code.INVALID_ARGUMENT, "^the stream ended before its first message; it must begin with"):
         edge.reply()
 
 
@@ -245,6 +245,20 @@ def test_what_is_no_protobuf_is_refused_in_one_line(cloud, caplog, method):
     (record,) = caplog.records
     assert "\n" not in record.getMessage()
     assert record.exc_info is None
+
+
+def test_of_a_message_that_grpc_refuses_the_log_says_that_its_caller_has_left(tmp_path, monkeypatch, caplog):
+    """To us it looks as if there had been no message; it is no refusal of ours."""
+    monkeypatch.setattr("cloud_worker.sessions.Back", CountingBack)
+    with cloud_in_process(tmp_path) as cloud:
+        for edge in (cloud.edge(), welcomed(cloud)):
+            edge.send(Chunk(record_bytes=5 << 20, offset=0, data=bytes(5 << 20)))
+            with refused(Code.RESOURCE_EXHAUSTED, "message larger than max"):
+                edge.acks()
+
+    left = "ended a call of one who has left: the stream ended before its first message; "
+    assert all(message.startswith(left) for message in caplog.messages)
+    assert len(caplog.messages) <= 1  # none, where gRPC was the quicker one
 
 
 def test_what_a_peer_says_cannot_reach_into_the_log(cloud, caplog, monkeypatch):

@@ -1,7 +1,10 @@
 """Which sessions a cloud holds in memory, and which of them make room for others."""
 
+import contextlib
+import gc
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -11,7 +14,7 @@ from cloud_worker.access import ANYONE, Access
 from cloud_worker.limits import Limits
 from cloud_worker.service import TrainingService
 from cloud_worker.sessions import Sessions
-from common.errors import CapacityError, CheckpointError, CloudError
+from common.errors import CapacityError, CheckpointError, CloudError, SessionError
 from common.wire import convert
 from common.wire.messages import End, Position
 from tests.unit.cloud_worker.fakes import CountingBack, FakeStream, apply, attached
@@ -71,6 +74,34 @@ def test_an_edge_that_stays_away_makes_room_for_another_and_loses_nothing(sessio
     again = held(sessions, SESSION)
     assert again is not session
     assert again.status().applied == Position(1)
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_what_a_network_leaves_behind_is_gone_at_once(sessions, monkeypatch, refused):
+    """The front's layers hold each other in cycles, which Python finds only after many more sessions."""
+    left = []
+
+    class Layer:
+        """Refers to itself, as a graph's nodes do to each other."""
+
+        def __init__(self):
+            self.itself = self
+            left.append(weakref.ref(self))
+
+    def back(*_):
+        Layer()
+        if refused:
+            raise SessionError("another network")
+        return CountingBack()
+
+    monkeypatch.setattr("cloud_worker.sessions.Back", back)
+    gc.disable()
+    try:
+        with contextlib.suppress(SessionError):
+            held(sessions, SESSION)
+        assert [layer() for layer in left] == [None]
+    finally:
+        gc.enable()
 
 
 def test_whoever_was_served_last_stays_longest(sessions):

@@ -1,0 +1,43 @@
+"""Keeps a serving process from growing with what comes and goes, whoever sends it."""
+
+import ctypes
+import gc
+
+M_ARENA_MAX = -8  # from glibc's malloc.h
+HEAPS = 2
+
+_libc = ctypes.CDLL(None)
+
+
+def limit_heaps() -> None:
+    """Let all threads share two of malloc's heaps; elsewhere than with glibc, nothing is done.
+
+    By itself glibc makes up to eight for each core. What a thread frees stays in the heap that it came from,
+    and a server's threads change: each heap would grow to the most that any thread ever had.
+    """
+    mallopt = getattr(_libc, "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_ARENA_MAX, HEAPS)
+
+
+def release_what_is_left() -> None:
+    """Free what only cycles hold, and give what malloc has free back to the machine."""
+    gc.collect()
+    malloc_trim = getattr(_libc, "malloc_trim", None)
+    if malloc_trim is not None:
+        malloc_trim(0)
+
+
+def freeze_objects() -> None:
+    """Take what there is now, most of it torch's, out of Python's search for cycles.
+
+    It searches all objects only when a quarter as many have been added. With some hundred thousand to start
+    from, the networks and errors that are held by cycles would pile up to hundreds of megabytes before that.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+def thaw_objects() -> None:
+    """Undo `freeze_objects`: at its end Python searches once more, for what libraries want to see gone."""
+    gc.unfreeze()

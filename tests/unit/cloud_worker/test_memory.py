@@ -1,0 +1,59 @@
+"""What a serving process does once, so that it does not grow; each in a process of its own."""
+
+import subprocess
+import sys
+
+import pytest
+
+USE_HEAPS = """
+import ctypes, threading
+libc = ctypes.CDLL(None)
+if not hasattr(libc, "malloc_info"):
+    raise SystemExit("no glibc")
+from cloud_worker.memory import limit_heaps
+{call}
+libc.malloc.restype = ctypes.c_void_p
+alive = threading.Barrier(17)
+def use():
+    libc.malloc(1000)
+    alive.wait()
+threads = [threading.Thread(target=use) for _ in range(16)]
+for thread in threads:
+    thread.start()
+alive.wait()
+libc.malloc_info(0, ctypes.c_void_p.in_dll(libc, "stdout"))
+libc.fflush(None)
+"""
+
+FREEZE = """
+import gc
+from cloud_worker.memory import freeze_objects, thaw_objects
+circle = []
+circle.append(circle)
+freeze_objects()
+print(gc.get_freeze_count(), len(gc.get_objects()))
+thaw_objects()
+print(gc.get_freeze_count())
+"""
+
+
+def in_process(code):
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    if done.stderr.strip() == "no glibc":
+        pytest.skip("this is not glibc")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_however_many_threads_there_are_they_share_two_heaps():
+    """By itself glibc would give each of these threads one of its own."""
+    assert in_process(USE_HEAPS.format(call="limit_heaps()")).count("<heap nr=") == 2
+    assert in_process(USE_HEAPS.format(call="")).count("<heap nr=") > 2
+
+
+def test_objects_of_the_start_are_searched_no_more_until_the_end():
+    frozen, searched, frozen_after = map(int, in_process(FREEZE).split())
+
+    assert frozen > 1000
+    assert searched < frozen / 10
+    assert frozen_after == 0
