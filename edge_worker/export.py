@@ -26,6 +26,9 @@ from edge_worker.uplink import FATAL
 
 # Without a piece of the weights. A piece takes a link of 10 kbit/s some 50 s; all of them may take hours.
 SILENCE_S = 60.0
+# What the cloud may send ahead: 16 s of a link of 64 kbit/s, so that a ping gets through behind it. With
+# gRPC's own 4 MiB the cloud would take such a link for dead.
+AHEAD = [("grpc.http2.lookahead_bytes", 128 << 10), ("grpc.http2.bdp_probe", 0)]
 # Room for the names in a safetensors file.
 HEADER_BYTES = 1 << 20
 EXIT_PREFIX = "exit."
@@ -113,7 +116,7 @@ def _fetch(cloud: Endpoint, session_id: str, limit: int) -> bytes:
     """Return what the cloud sends, however long that takes as long as it comes."""
     pieces: list[bytes] = []
     received = total = 0
-    with cloud.open() as channel:
+    with cloud.open(AHEAD) as channel:
         stub = pb_grpc.TrainingStub(channel)  # type: ignore[no-untyped-call]
         call = stub.ExportBack(pb.ExportRequest(session_id=session_id))
         replies = Replies(call)
