@@ -96,6 +96,7 @@ def rates_bps(
 class Hangup(NamedTuple):
     """One side of a connection has closed it, or half of it."""
 
+    connection: int  # 1 for the first one
     side: str  # "client" or "server"
     at: float  # monotonic seconds
 
@@ -189,7 +190,7 @@ class Relay:
             except OSError:  # nobody there: the client learns it as a closed connection
                 _close(client)
                 continue
-            connection = _Connection(client, server)
+            connection = _Connection(client, server, self.connections + 1)
             with self._lock:
                 if self._listener is not listener:  # cut in the meantime
                     connection.close()
@@ -216,7 +217,7 @@ class Relay:
                         tally.lose(len(piece))
                         break
             if not connection.closed.is_set():
-                self.hangups.append(Hangup(side, clock.now()))
+                self.hangups.append(Hangup(connection.number, side, clock.now()))
             held.put(b"", clock.now() + delay_s)  # the end travels like everything else
 
         def write() -> None:
@@ -245,7 +246,8 @@ class Relay:
 class _Connection:
     """The two sockets of one forwarded connection."""
 
-    def __init__(self, client: socket.socket, server: socket.socket) -> None:
+    def __init__(self, client: socket.socket, server: socket.socket, number: int) -> None:
+        self.number = number
         self._sockets = (client, server)
         self._ended: set[socket.socket] = set()
         self.closed = threading.Event()
