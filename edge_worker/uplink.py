@@ -33,7 +33,8 @@ from edge_worker.replies import Replies, SilentError
 
 log = logging.getLogger(__name__)
 
-# The cloud says something at least every 5 s; three times that and some slow link's delay is silence.
+# The cloud says something at least every 5 s; three times that and some slow link's delay is silence. There
+# is no keepalive beside it: that would tell no more, and its pings would wait behind our own data.
 SILENCE_S = 30.0
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 20.0
