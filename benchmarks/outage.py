@@ -8,8 +8,9 @@ a link without limit before; the back is small, so that the cloud is the faster 
 
 The cuts are placed by the edge's progress, in shares of its batches: it never waits, so that these are shares
 of its time, whatever else the machine does. What is judged as time is train_wall_s, from the edge's first
-step to the last batch applied at the cloud. Finished runs are kept below --work, so that a benchmark that was
-stopped goes on where it was.
+step to the last batch applied at the cloud; and, since other work on the machine may slow down the steps of
+one run more than those of another, the same divided by the seconds in which that run's edge worked. Finished
+runs are kept below --work, so that a benchmark that was stopped goes on where it was.
 """
 
 import json
@@ -116,18 +117,29 @@ def measure(report: Report, work: Path, case: dict[str, Any], arguments: Sequenc
     every = [*runs["untouched"], *runs["cut"]]
     differ = sum(run["outcome"] != every[0]["outcome"] for run in every)
     twice = sum(abs(run["outcome"]["applied"] - run["summary"]["batches"]) for run in every)
-    ratios = [
-        cut["summary"]["train_wall_s"] / untouched["summary"]["train_wall_s"]
-        for untouched, cut in zip(runs["untouched"], runs["cut"], strict=True)
-    ]
     case = {**case, "pairs": pairs}
     report.figure("runs_that_differ", case, differ, "runs", at_most=0)
     report.figure("batches_not_applied_once", case, twice, "batches", at_most=0)
-    report.figure("time_ratio", case, statistics.median(ratios), "times", at_most=TIME_BAR)
+    for name, time_of in (("time_ratio", wall), ("time_ratio_at_equal_speed", wall_of_busy)):
+        pairs_of = zip(runs["cut"], runs["untouched"], strict=True)
+        ratio = statistics.median(time_of(cut) / time_of(untouched) for cut, untouched in pairs_of)
+        report.figure(name, case, ratio, "times", at_most=TIME_BAR)
+
+
+def wall(run: dict[str, Any]) -> float:
+    """Return the seconds that a run took."""
+    return float(run["summary"]["train_wall_s"])
+
+
+def wall_of_busy(run: dict[str, Any]) -> float:
+    """Return the time that a run took, in units of that in which its edge worked."""
+    return wall(run) / float(run["summary"]["edge_busy_s"])
 
 
 def tell(report: Report, case: dict[str, Any], run: dict[str, Any]) -> None:
-    """Print the figures of one run."""
+    """Print the figures of one run, but for one that was told before."""
+    if report.has("train_wall_s", case):
+        return
     told = run["summary"]
     report.figure("train_wall_s", case, told["train_wall_s"], "s")
     report.figure("edge_wait_s", case, told["edge_wait_s"], "s", at_most=0)
