@@ -121,6 +121,29 @@ def start_edge(
     )
 
 
+@contextmanager
+def edge_at(cloud: str, run_dir: Path, *arguments: str) -> "Iterator[subprocess.Popen[str]]":
+    """Run `edge-worker train` for the length of a block; what is left of it is killed."""
+    edge = start_edge(cloud, run_dir, *arguments)
+    try:
+        yield edge
+    finally:
+        if edge.poll() is None:
+            edge.kill()
+            edge.communicate()
+
+
+def finish(edge: "subprocess.Popen[str]") -> None:
+    """Wait until an edge has finished its run.
+
+    Raises:
+        RuntimeError: it ended otherwise.
+    """
+    _, said = edge.communicate()
+    if edge.returncode:
+        raise RuntimeError(f"edge-worker ended with {edge.returncode}: {said}")
+
+
 def export(run_dir: Path, out: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     """Run `edge-worker export`; the caller looks at the exit code."""
     command = [*program("edge-worker"), "export", "--run-dir", str(run_dir), "--out", str(out), *arguments]

@@ -1,7 +1,8 @@
 """A TCP relay on loopback: the judge of what really crossed, and a link that can be cut.
 
-It knows nothing of gRPC. It counts TCP payload in both directions, keeps when each piece passed, and can
-limit the rate, add a delay, fall silent, or cut the connections.
+It knows nothing of gRPC. It counts connections and TCP payload in both directions, keeps when each piece
+passed and when each side hung up, and can limit the rate, add a delay, fall silent, or cut the connections.
+What a limited rate cannot carry at once waits here, as in a modem: senders are not held back before 64 MiB.
 """
 
 import bisect
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from types import TracebackType
+from typing import NamedTuple
 
 from common.link.shaper import SystemClock, TokenBucket
 
@@ -29,12 +31,31 @@ class Tally:
         self._lock = threading.Lock()
         self._timeline: list[tuple[float, int]] = []
         self._total = 0
+        self._under_way = self._most_under_way = 0
+
+    def enter(self, nbytes: int) -> None:
+        """Count a piece that the relay has taken and not yet passed on."""
+        with self._lock:
+            self._under_way += nbytes
+            self._most_under_way = max(self._most_under_way, self._under_way)
+
+    def take_most_under_way(self) -> int:
+        """Return the most bytes that were under way here since this was last asked."""
+        with self._lock:
+            most, self._most_under_way = self._most_under_way, self._under_way
+            return most
 
     def add(self, nbytes: int) -> None:
         """Count a piece that passes now."""
         with self._lock:
             self._total += nbytes
+            self._under_way -= nbytes
             self._timeline.append((time.monotonic(), nbytes))
+
+    def lose(self, nbytes: int) -> None:
+        """Count bytes as not under way any more: their connection is gone."""
+        with self._lock:
+            self._under_way -= nbytes
 
     @property
     def total(self) -> int:
@@ -72,6 +93,14 @@ def rates_bps(
     return rates
 
 
+class Hangup(NamedTuple):
+    """One side of a connection has closed it, or half of it."""
+
+    connection: int  # 1 for the first one
+    side: str  # "client" or "server"
+    at: float  # monotonic seconds
+
+
 class Relay:
     """Forwards connections to `target`; a context manager that listens from its construction on.
 
@@ -81,6 +110,11 @@ class Relay:
         rate_down_bps: the same from target to client.
         delay_up_s: seconds from a piece's arrival to its departure, from client to target.
         delay_down_s: the same from target to client.
+
+    Attributes:
+        up, down: what passed from client to target, and from target to client.
+        connections: how many were forwarded so far.
+        hangups: which side closed one, and when, in order.
     """
 
     def __init__(
@@ -95,6 +129,8 @@ class Relay:
         host, _, port = target.rpartition(":")
         self._target = (host, int(port))
         self.up, self.down = Tally(), Tally()
+        self.connections = 0
+        self.hangups: list[Hangup] = []
         self._buckets = (TokenBucket(rate_up_bps), TokenBucket(rate_down_bps))
         self._delays = (delay_up_s, delay_down_s)
         self._lock = threading.Lock()
@@ -154,12 +190,13 @@ class Relay:
             except OSError:  # nobody there: the client learns it as a closed connection
                 _close(client)
                 continue
-            connection = _Connection(client, server)
+            connection = _Connection(client, server, self.connections + 1)
             with self._lock:
                 if self._listener is not listener:  # cut in the meantime
                     connection.close()
                     return
                 self._connections.add(connection)
+                self.connections += 1
             self._forward(connection, client, server, 0)
             self._forward(connection, server, client, 1)
 
@@ -169,14 +206,18 @@ class Relay:
         """Start the two threads of one direction: one reads and stamps, one waits and writes."""
         held = _Held(HELD_BYTES)
         tally, bucket, delay_s = (self.up, self.down)[way], self._buckets[way], self._delays[way]
-        clock = SystemClock()
+        clock, side = SystemClock(), ("client", "server")[way]
 
         def read() -> None:
             with contextlib.suppress(OSError):
                 while piece := source.recv(PIECE_BYTES):
+                    tally.enter(len(piece))
                     finish = max(clock.now(), bucket.reserve(len(piece), clock.now()))
-                    if clock.wait(finish, connection.closed) or not held.put(piece, finish + delay_s):
+                    if not held.put(piece, finish + delay_s):
+                        tally.lose(len(piece))
                         break
+            if not connection.closed.is_set():
+                self.hangups.append(Hangup(connection.number, side, clock.now()))
             held.put(b"", clock.now() + delay_s)  # the end travels like everything else
 
         def write() -> None:
@@ -187,11 +228,12 @@ class Relay:
                     while not stopped and not self._flowing.wait(0.05):
                         stopped = connection.closed.is_set()
                     if stopped or not piece:
+                        tally.lose(len(piece))
                         break
                     # Counted first: whoever has received a piece must find it counted.
                     tally.add(len(piece))
                     sink.sendall(piece)
-            held.close()
+            tally.lose(held.close())
             connection.end(sink)
             with self._lock:
                 if connection.closed.is_set():
@@ -204,7 +246,8 @@ class Relay:
 class _Connection:
     """The two sockets of one forwarded connection."""
 
-    def __init__(self, client: socket.socket, server: socket.socket) -> None:
+    def __init__(self, client: socket.socket, server: socket.socket, number: int) -> None:
+        self.number = number
         self._sockets = (client, server)
         self._ended: set[socket.socket] = set()
         self.closed = threading.Event()
@@ -240,9 +283,10 @@ class _Held:
         """Append once there is room; False if the writer has gone."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self._bytes < self._limit)
-            self._pieces.append((piece, release))
-            self._bytes += len(piece)
-            self._changed.notify_all()
+            if not self._closed:
+                self._pieces.append((piece, release))
+                self._bytes += len(piece)
+                self._changed.notify_all()
             return not self._closed
 
     def get(self) -> tuple[bytes, float]:
@@ -254,11 +298,12 @@ class _Held:
             self._changed.notify_all()
             return piece, release
 
-    def close(self) -> None:
-        """The writer has gone: let the reader go too."""
+    def close(self) -> int:
+        """The writer has gone: let the reader go too; returns the bytes left behind."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+            return self._bytes
 
 
 def _start(target: Callable[..., None], *args: object) -> None:

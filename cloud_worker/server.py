@@ -28,8 +28,9 @@ log = logging.getLogger(__name__)
 DRAIN_S = 20.0
 # Each holds a descriptor, and a process that has none left cannot save: often it has 1024.
 MAX_CONNECTIONS = 512
-# A connection that says nothing, or no HTTP/2, is closed after it.
-HANDSHAKE_MS = 10_000
+# A connection that says nothing, or no HTTP/2, is closed after it: as long as gRPC's clients try. TLS crosses
+# a satellite link six times.
+HANDSHAKE_MS = 20_000
 # So is one on which nothing is called; an edge's has its stream.
 IDLE_CONNECTION_MS = 60_000
 
@@ -47,15 +48,18 @@ class Health(health.HealthServicer):
         context.abort(grpc.StatusCode.UNIMPLEMENTED, "health can be checked here, not watched")
 
 
-# A peer that is gone without a word is noticed after at most 25 + 20 s. Anything that comes counts as a sign
-# of life, so that an answer may wait behind a slow link's data; only gRPC's own limit on it, a minute, is
-# raised for that. And however often such a link's pings come, in bunches, its stream is not closed for them.
+# A peer that is gone without a word is noticed after at most 15 + 40 s. The first is how long nothing comes
+# before gRPC asks, the second how long the answer to any of its pings may take, also to those by which it
+# measures the link: it may wait behind data, which every sender of ours bounds for that. (Of the two timeouts
+# the longer one counts; that of the keepalive alone is never armed in grpcio 1.85.) However often such a
+# link's pings come, in bunches, its stream is not closed for them.
+PING_TIMEOUT_MS = 40_000
 KEEPALIVE = (
-    ("grpc.keepalive_time_ms", 25_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.keepalive_time_ms", 15_000),
+    ("grpc.keepalive_timeout_ms", PING_TIMEOUT_MS),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.http2.ping_timeout_ms", 600_000),
+    ("grpc.http2.ping_timeout_ms", PING_TIMEOUT_MS),
     ("grpc.http2.max_ping_strikes", 0),
 )
 

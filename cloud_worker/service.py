@@ -14,7 +14,8 @@ from common.wire.generated import training_pb2 as pb
 from common.wire.generated import training_pb2_grpc as pb_grpc
 from common.wire.messages import Hello, Request
 
-EXPORT_PIECE_BYTES = 1 << 20
+# Small, so that an edge behind a slow link sees that something comes.
+EXPORT_PIECE_BYTES = 64 << 10
 
 
 class TrainingService(pb_grpc.TrainingServicer):

@@ -20,10 +20,15 @@ from common.strategies import find_strategy
 from common.wire.generated import training_pb2 as pb
 from common.wire.generated import training_pb2_grpc as pb_grpc
 from edge_worker.access import Access, endpoint
+from edge_worker.replies import Replies, SilentError
 from edge_worker.rundir import RunDir
 from edge_worker.uplink import FATAL
 
-EXPORT_TIMEOUT_S = 600.0
+# Without a piece of the weights. A piece takes a link of 10 kbit/s some 50 s; all of them may take hours.
+SILENCE_S = 60.0
+# What the cloud may send ahead: 16 s of a link of 64 kbit/s, so that a ping gets through behind it. With
+# gRPC's own 4 MiB the cloud would take such a link for dead.
+AHEAD = [("grpc.http2.lookahead_bytes", 128 << 10), ("grpc.http2.bdp_probe", 0)]
 # Room for the names in a safetensors file.
 HEADER_BYTES = 1 << 20
 EXIT_PREFIX = "exit."
@@ -108,19 +113,30 @@ def _back(missing: dict[str, Tensor], cloud: Endpoint, session_id: str) -> dict[
 
 
 def _fetch(cloud: Endpoint, session_id: str, limit: int) -> bytes:
+    """Return what the cloud sends, however long that takes as long as it comes."""
     pieces: list[bytes] = []
     received = total = 0
-    with cloud.open() as channel:
+    with cloud.open(AHEAD) as channel:
         stub = pb_grpc.TrainingStub(channel)  # type: ignore[no-untyped-call]
+        call = stub.ExportBack(pb.ExportRequest(session_id=session_id))
+        replies = Replies(call)
         try:
-            for piece in stub.ExportBack(pb.ExportRequest(session_id=session_id), timeout=EXPORT_TIMEOUT_S):
+            while (piece := replies.next(SILENCE_S)) is not None:
                 pieces.append(piece.data)
                 received += len(piece.data)
                 total = piece.total_bytes
                 if total > limit or received > total:
                     break
+        except SilentError as error:
+            raise CloudError(
+                f"{error} ({cloud.address}), with {received} of {total or 'unknown'} bytes received; "
+                "look at the link and export again"
+            ) from None
         except grpc.RpcError as error:
             raise _explain(error, cloud) from error
+        finally:
+            call.cancel()
+            replies.stop()
     if not 0 < received == total <= limit:
         raise WireError(
             f"the cloud announced {total} bytes of weights and sent {received}; "

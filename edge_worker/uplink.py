@@ -4,9 +4,7 @@ One thread runs streams one after the other; gRPC draws the requests of each in 
 training loop never waits for either.
 """
 
-import contextlib
 import logging
-import queue
 import random
 import threading
 import time
@@ -31,17 +29,17 @@ from edge_worker.config import TrainConfig
 from edge_worker.counters import Counters
 from edge_worker.flow import FlowControl
 from edge_worker.outbox import Outbox
+from edge_worker.replies import Replies, SilentError
 
 log = logging.getLogger(__name__)
 
-# The cloud says something at least every 5 s; three times that and some slow link's delay is silence.
+# The cloud says something at least every 5 s; three times that and some slow link's delay is silence. There
+# is no keepalive beside it: that would tell no more, and its pings would wait behind our own data.
 SILENCE_S = 30.0
 FIRST_RETRY_S = 0.5
 LAST_RETRY_S = 20.0
 # How long a stream may take to end.
 CLOSE_S = 5.0
-# Replies that wait to be looked at; one may have 4 MiB.
-MAX_UNREAD = 16
 
 # What a status means to the edge; any status that is not here is worth another try.
 FATAL = {
@@ -207,20 +205,21 @@ class Uplink:
         """Run one stream to its end; raises StreamLostError where another one should follow."""
         hello = self._make_hello()
         stream = _Stream(self._config, self._outbox, self._counters, lambda: self._closing, self._take_note)
-        replies: _Replies | None = None
+        replies: Replies | None = None
         channel = self._cloud.open([("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)])
         try:
             shaped = grpc.intercept_channel(channel, stream.link)
             self._call = pb_grpc.TrainingStub(shaped).Train(stream.requests(hello))  # type: ignore[no-untyped-call]
-            replies = _Replies(self._call, hello.run)
-            welcome = replies.next(self._config.connect_timeout)
+            replies = Replies(self._call)
+            known = self._welcome is not None or self._patient
+            welcome = _next(replies, hello.run, SILENCE_S if known else self._config.connect_timeout)
             if welcome is None and self._closing:
                 return
             self._check_welcome(welcome)
             if not self._started:
                 return  # the run failed to start; nobody listens
             stream.welcomed.set()
-            while (ack := replies.next(SILENCE_S)) is not None:
+            while (ack := _next(replies, hello.run, SILENCE_S)) is not None:
                 if not isinstance(ack, Ack):
                     raise errors.WireError("the cloud may say Welcome only once")
                 stream.acknowledged(ack)
@@ -387,54 +386,24 @@ class _Stream:
             self._counters.add(bytes_up=wire_bytes, link_busy_s=busy_s)
 
 
-class _Replies:
-    """The replies of a call, checked against the run, with a limit on silence."""
+def _next(replies: Replies, run: Run, timeout_s: float) -> Welcome | Ack | None:
+    """Return the next reply, checked against the run; None when the cloud has ended the stream in order.
 
-    def __init__(self, call: Any, run: Run) -> None:
-        self._call = call
-        self._run = run
-        # A cloud that says more than is taken here has to wait.
-        self._queue: queue.Queue[Any] = queue.Queue(MAX_UNREAD)
-        self._stopped = False
-        threading.Thread(target=self._pump, name="replies", daemon=True).start()
-
-    def next(self, timeout_s: float) -> Welcome | Ack | None:
-        """Return the next reply, or None when the cloud has ended the stream in order.
-
-        Raises:
-            StreamLostError: the stream broke, or the cloud was silent for `timeout_s`.
-            HeadwaterError: the cloud refused, with a status that another try will not mend.
-        """
-        try:
-            item = self._queue.get(timeout=timeout_s)
-        except queue.Empty:
-            raise StreamLostError(f"the cloud was silent for {timeout_s:g} s") from None
-        if isinstance(item, grpc.RpcError):
-            code, details = item.code(), one_line(item.details() or "")
-            if code in FATAL:
-                raise FATAL[code](f"the cloud refused: {details}") from item
-            raise StreamLostError(f"{code.name}: {details}") from item
-        if isinstance(item, BaseException):
-            raise item
-        if item is None:
-            return None
-        reply = convert.reply_from_proto(item)
-        check_reply(reply, self._run)
-        return reply
-
-    def stop(self) -> None:
-        """Let the thread end; what it still has is read by nobody."""
-        self._stopped = True
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._queue.get_nowait()
-
-    def _pump(self) -> None:
-        try:
-            for reply in self._call:
-                if self._stopped:
-                    return
-                self._queue.put(reply)
-            self._queue.put(None)
-        except BaseException as error:
-            self._queue.put(error)
+    Raises:
+        StreamLostError: the stream broke, or the cloud was silent for `timeout_s`.
+        HeadwaterError: the cloud refused, with a status that another try will not mend.
+    """
+    try:
+        proto = replies.next(timeout_s)
+    except SilentError as error:
+        raise StreamLostError(str(error)) from None
+    except grpc.RpcError as error:
+        code, details = error.code(), one_line(error.details() or "")
+        if code in FATAL:
+            raise FATAL[code](f"the cloud refused: {details}") from error
+        raise StreamLostError(f"{code.name}: {details}") from error
+    if proto is None:
+        return None
+    reply = convert.reply_from_proto(proto)
+    check_reply(reply, run)
+    return reply

@@ -44,6 +44,22 @@ def test_round_trip_is_interrupted_resumed_and_exported(quick):
     assert figures["export_difference"] <= 0.1
 
 
+def test_an_outage_neither_holds_the_edge_up_nor_loses_anything(quick):
+    figures = quick("outage")
+
+    assert figures["link_down"] > 0
+    assert figures["edge_wait_s"] == 0
+    assert figures["runs_that_differ"] == figures["batches_not_applied_once"] == 0
+    assert "time_ratio" in figures
+
+
+def test_a_satellite_link_carries_a_run_on_one_connection(quick):
+    figures = quick("satellite")
+
+    assert figures["reconnects"] == figures["runs_that_differ"] == 0
+    assert figures["bytes_under_way_at_start"] > 0
+
+
 def test_accuracy_compares_the_pair_with_the_whole(quick, data_dir, tmp_path):
     figures = quick("accuracy", "--data-dir", data_dir, "--work", tmp_path / "work")
 

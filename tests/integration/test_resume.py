@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import time
 
 import pytest
 
@@ -18,6 +19,13 @@ BATCHES = 28
 def edge_batches(run_dir):
     path = run_dir / "metrics.jsonl"
     return path.read_text().count('"kind": "edge"') if path.exists() else 0
+
+
+def stands_still(run_dir, least):
+    """Whether the edge has trained so many batches, and trains no more; too soon a yes costs nothing."""
+    seen = edge_batches(run_dir)
+    time.sleep(1.0)
+    return seen == edge_batches(run_dir) >= least
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +83,31 @@ def test_sigterm_lets_the_cloud_save_and_the_edge_goes_on_with_its_successor(clo
     assert edge.returncode == 0, err
     assert "lost the cloud" in err
     assert outcome(cloud.run_dir, run_dir) == untouched
+
+
+def test_an_edge_that_resumes_before_its_cloud_trains_on_alone_until_its_spool_is_full(
+    clouds, tmp_path, untouched
+):
+    """The cloud knows the run, and its records are here: nobody need wait."""
+    cloud, run_dir = clouds(), tmp_path / "edge"
+    edge = start_edge(cloud.address, run_dir, *RUN)
+    wait_for(lambda: edge_batches(run_dir) > 4, "a few batches")
+    interrupt(edge, signal.SIGINT)
+    assert cloud.stop() == 0
+    before = edge_batches(run_dir)
+
+    edge = start_edge(cloud.address, run_dir, "--spool", "900KiB")
+    wait_for(lambda: stands_still(run_dir, before + 1) or edge.poll() is not None, "a full spool")
+    alone = edge_batches(run_dir)
+    clouds(listen=cloud.address)
+    _, err = edge.communicate(timeout=250)
+
+    assert edge.returncode == 0, err
+    assert alone < BATCHES
+    assert f"no cloud answers at {cloud.address}" in err
+    assert "training goes on" in err
+    assert outcome(cloud, run_dir) == untouched
+    assert json.loads((run_dir / "summary.json").read_text())["edge_wait_s"] > 0
 
 
 def test_finished_run_prints_its_table_and_contacts_nobody(clouds, tmp_path):

@@ -1,6 +1,7 @@
 """What a cloud sends for an export: the back's tensors and nothing else, or nothing is written."""
 
 import json
+import threading
 from concurrent import futures
 
 import grpc
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from common.checkpoint import tensors_to_bytes
-from common.errors import CheckpointError, HeadwaterError, WireError
+from common.errors import CheckpointError, CloudError, HeadwaterError, WireError
 from common.models.catalogue import ModelSpec, skeleton
 from common.wire.generated import training_pb2 as pb
 from common.wire.generated import training_pb2_grpc as pb_grpc
@@ -20,16 +21,23 @@ TENSORS = {name: torch.zeros(t.shape, dtype=t.dtype) for name, t in skeleton(SPE
 FRONT = {name: tensor for name, tensor in TENSORS.items() if not name.startswith("fc.")}
 BACK = {name: tensor for name, tensor in TENSORS.items() if name.startswith("fc.")}
 
+YEAR_S = 365 * 86_400
+
 
 class Teller(pb_grpc.TrainingServicer):
     """Answers every export with the same pieces."""
 
     def __init__(self, pieces):
         self._pieces = pieces
+        self.time_left = []
 
     def ExportBack(self, request, context):
-        """Send them; an exception ends the call."""
+        """Send them; words end the call with an error, an event is waited for."""
+        self.time_left.append(context.time_remaining())
         for piece in self._pieces:
+            if isinstance(piece, threading.Event):
+                piece.wait(60)
+                return
             if isinstance(piece, str):
                 context.abort(grpc.StatusCode.FAILED_PRECONDITION, piece)
             yield piece
@@ -59,10 +67,10 @@ def run_dir(tmp_path):
     return path
 
 
-def exported(run_dir, *pieces):
+def exported(run_dir, *pieces, teller=None):
     """Export from a cloud that sends `pieces`; return the file, which need not be there."""
     server = grpc.server(futures.ThreadPoolExecutor(2))
-    pb_grpc.add_TrainingServicer_to_server(Teller(pieces), server)
+    pb_grpc.add_TrainingServicer_to_server(teller or Teller(pieces), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     out = run_dir.parent / "network.safetensors"
@@ -80,6 +88,27 @@ def piece(tensors, **changes):
 
 def test_front_and_back_make_one_file(run_dir):
     assert exported(run_dir, piece(BACK)).stat().st_size > 40_000_000
+
+
+def test_an_export_may_take_as_long_as_its_link_does(run_dir):
+    """Only silence ends it: a satellite link takes an hour for what a network takes a second."""
+    teller = Teller([piece(BACK)])
+
+    exported(run_dir, teller=teller)
+
+    assert teller.time_left[0] > YEAR_S  # gRPC's way to say that there is no deadline
+
+
+def test_a_cloud_that_falls_silent_is_left_and_nothing_is_written(run_dir, monkeypatch):
+    monkeypatch.setattr("edge_worker.export.SILENCE_S", 0.5)
+    data, left = tensors_to_bytes(BACK), threading.Event()
+    first = pb.ExportChunk(total_bytes=len(data), data=data[:1000])
+
+    with pytest.raises(CloudError, match=rf"silent for 0\.5 s .*, with 1000 of {len(data)} bytes received"):
+        exported(run_dir, first, left)
+
+    left.set()
+    assert not (run_dir.parent / "network.safetensors").exists()
 
 
 @pytest.mark.parametrize(

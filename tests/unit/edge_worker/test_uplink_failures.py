@@ -1,16 +1,14 @@
 """What ends a run, what is tried again, and what the user reads then."""
 
 import socket
-import time
 
 import grpc
 import pytest
 
 from common import errors
 from common.wire.messages import Ack, Position
-from edge_worker import uplink
 from tests.unit.edge_worker.fake_cloud import abort, deaf, fake_cloud, serving, welcome
-from tests.unit.records import RUN, batches
+from tests.unit.records import batches
 
 Code = grpc.StatusCode
 FATAL = {
@@ -156,25 +154,6 @@ def test_a_cloud_that_says_what_cannot_be_is_not_believed(edge, ack, words):
             sender.settled()
 
 
-def test_a_cloud_cannot_fill_the_edges_memory_with_replies(monkeypatch):
-    """Where nobody takes them, they stay with gRPC."""
-    drawn = []
-
-    def endless():
-        while True:
-            drawn.append(1)
-            yield welcome()
-
-    replies = uplink._Replies(endless(), RUN)
-    monkeypatch.setattr("common.wire.convert.reply_from_proto", lambda reply: reply)
-    for _ in range(3):
-        replies.next(60)
-    time.sleep(0.1)  # an unbounded queue would have thousands by now
-
-    assert len(drawn) <= 3 + uplink.MAX_UNREAD + 1
-    replies.stop()
-
-
 def test_what_a_cloud_says_cannot_reach_into_the_terminal(edge):
     def refusing(messages, context):
         next(messages)
@@ -267,6 +246,18 @@ def test_a_cloud_that_falls_silent_is_left_for_another_stream(edge, monkeypatch)
         assert sender.settled()
 
     assert seen[0] == Position(1)
+
+
+def test_a_cloud_that_falls_silent_before_its_welcome_is_left_as_soon(edge, monkeypatch):
+    """However long the user lets the first connection take."""
+    monkeypatch.setattr("edge_worker.uplink.SILENCE_S", 0.2)
+    with fake_cloud(deaf(1), saying(), *9 * [serving()]) as cloud:
+        sender = edge(cloud.address, connect_timeout=600.0).start()
+        sender.offer(*batches(0))
+
+        assert sender.settled()
+
+    assert len(cloud.hellos) >= 3
 
 
 def test_closing_ends_the_stream_in_order(edge):

@@ -1,0 +1,202 @@
+"""An outbox with a spool: what lies where, what outlasts the process, and what a full one gives up."""
+
+import threading
+
+import pytest
+
+from common.codec import Packed
+from common.wire.convert import record_from_bytes, record_to_bytes
+from common.wire.messages import Batch, EvaluationPart, Position, Skip
+from edge_worker.outbox import RECORD_OVERHEAD, Outbox
+from edge_worker.spool import Spool
+from tests.unit.records import PACKED, RUN
+
+START = Position(0)
+
+
+def packed(fill):
+    return Packed(8, PACKED.shape, PACKED.low, PACKED.scale, bytes([fill]) * 8000)
+
+
+def batch(seq):
+    return Batch(seq, packed(seq), (0, 1, 2, 3))
+
+
+def part(batches):
+    return EvaluationPart(batches, 0, 1, packed(0), (0, 1, 2, 3))
+
+
+# The largest of them: numbers take more or fewer bytes.
+SIZE = len(record_to_bytes(part(1)))
+ROOM = SIZE + RECORD_OVERHEAD
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Make an outbox on the same spool, as a process after the other does."""
+    spools = []
+
+    def make(*records, limit=1 << 20, memory=1 << 20, at=START, settled=START, drop=False):
+        for spool in spools:
+            spool.close()
+        spools.append(Spool(tmp_path / "spool.sqlite"))
+        outbox = Outbox(limit, memory, spools[-1], drop)
+        outbox.start(at, settled)
+        for record in records:
+            outbox.offer(record)
+        return outbox
+
+    yield make
+    for spool in spools:
+        spool.close()
+
+
+def taken(outbox):
+    """Take all that waits; return the records as the cloud would get them."""
+    records = []
+    while (parcel := outbox.take()) is not None:
+        data = outbox.data_of(parcel)
+        assert parcel.kept.size == len(data)
+        records.append(data)
+    return records
+
+
+def as_sent(*records):
+    return [record_to_bytes(record) for record in records]
+
+
+def in_memory(outbox):
+    """Which of the records that wait have their bytes in memory, by number."""
+    return [number for number, parcel in enumerate(outbox._parcels) if parcel.data is not None]
+
+
+# -------------------------------------------------------------------- memory and disk
+
+
+def test_what_memory_has_no_room_for_lies_in_the_spool_and_is_sent_in_its_turn(make):
+    outbox = make(*map(batch, range(5)), memory=2 * SIZE)
+
+    assert in_memory(outbox) == [0, 1]
+    assert taken(outbox) == as_sent(*map(batch, range(5)))
+
+
+def test_memory_is_used_again_for_what_was_sent_and_lies_in_the_spool_too(make):
+    """So that a long outage does not leave the newest records to the disk for ever."""
+    outbox = make(batch(0), batch(1), memory=2 * SIZE)
+    outbox.commit()
+    assert outbox.take() is not None
+
+    outbox.offer(batch(2))
+
+    assert in_memory(outbox) == [1, 2]
+    outbox.rewind(Position(0))
+    assert taken(outbox) == as_sent(batch(0), batch(1), batch(2))
+
+
+def test_memory_is_free_again_once_the_cloud_has_it_durably(make):
+    outbox = make(batch(0), batch(1), memory=2 * SIZE)
+    taken(outbox)
+    outbox.confirm(applied=Position(2), durable=Position(2))
+
+    outbox.offer(batch(2))
+
+    assert in_memory(outbox) == [0]
+
+
+# -------------------------------------------------------------------- the next process
+
+
+def test_what_was_committed_is_sent_by_the_next_process(make):
+    make(batch(0), batch(1), part(2), memory=2 * SIZE).commit()
+
+    outbox = make(at=Position(2, 1))
+
+    assert taken(outbox) == as_sent(batch(0), batch(1), part(2))
+
+
+def test_what_was_not_committed_is_computed_again(make):
+    """It lay in memory only: the process goes on from the checkpoint that was committed."""
+    first = make(batch(0))
+    first.commit()
+    first.offer(batch(1))
+
+    outbox = make(batch(1), at=Position(1))
+
+    assert taken(outbox) == as_sent(batch(0), batch(1))
+
+
+def test_what_lies_beyond_the_checkpoint_is_dropped_and_offered_anew(make):
+    """Spilled, but computed again from the checkpoint: it must not be sent twice."""
+    first = make(batch(0), memory=SIZE)
+    first.commit()
+    for seq in (1, 2, 3):
+        first.offer(batch(seq))
+
+    outbox = make(batch(1), batch(2), at=Position(1))
+
+    assert taken(outbox) == as_sent(batch(0), batch(1), batch(2))
+
+
+def test_what_the_cloud_has_durably_is_not_taken_over(make):
+    make(*map(batch, range(4))).commit()
+
+    outbox = make(at=Position(4), settled=Position(3))
+
+    assert taken(outbox) == as_sent(batch(3))
+
+
+# -------------------------------------------------------------------- giving up
+
+
+def test_a_full_outbox_that_may_drop_gives_up_the_oldest_batches_and_does_not_wait(make):
+    """A Skip stands for each, so that the order has no gap."""
+    outbox = make(*map(batch, range(5)), limit=4 * ROOM, drop=True)
+
+    assert [record_from_bytes(data, RUN) for data in taken(outbox)[:2]] == [Skip(0), Skip(1)]
+    assert outbox.end == Position(5)
+    assert outbox.waiting_bytes <= 4 * ROOM
+
+
+def test_what_is_on_its_way_is_not_given_up(make):
+    """The cloud may have it already; the oldest that is not yet sent goes instead."""
+    outbox = make(*map(batch, range(3)), limit=3 * ROOM, drop=True)
+    assert outbox.data_of(outbox.take()) == record_to_bytes(batch(0))
+
+    outbox.offer(batch(3))
+
+    outbox.rewind(Position(0))
+    assert taken(outbox) == as_sent(batch(0), Skip(1), Skip(2), batch(3))
+
+
+def test_an_evaluation_is_not_given_up(make):
+    outbox = make(part(0), batch(0), batch(1), limit=3 * ROOM, drop=True)
+
+    outbox.offer(batch(2))
+
+    assert taken(outbox)[0] == record_to_bytes(part(0))
+
+
+def test_a_batch_that_was_given_up_in_the_spool_stays_given_up(make):
+    first = make(*map(batch, range(4)), limit=4 * ROOM, memory=SIZE, drop=True)
+    first.commit()
+    first.offer(batch(4))
+    first.commit()
+
+    outbox = make(at=Position(5))
+
+    assert taken(outbox) == as_sent(Skip(0), Skip(1), batch(2), batch(3), batch(4))
+
+
+def test_where_nothing_can_be_given_up_a_full_outbox_waits(make):
+    """All of it is on its way: then it is as without dropping."""
+    outbox = make(batch(0), batch(1), limit=2 * ROOM, drop=True)
+    taken(outbox)
+    third = threading.Thread(target=outbox.offer, args=(batch(2),))
+    third.start()
+    third.join(0.2)  # long enough to fail where it does not wait
+    assert third.is_alive()
+
+    outbox.confirm(applied=Position(1), durable=Position(1))
+    third.join(60)
+
+    assert outbox.end == Position(3)
