@@ -1,15 +1,13 @@
-"""An outbox with a spool: what lies where, what outlasts the process, and what a full one gives up."""
-
-import threading
+"""An outbox with a spool: what lies where, and what outlasts the process."""
 
 import pytest
 
 from common.codec import Packed
-from common.wire.convert import record_from_bytes, record_to_bytes
-from common.wire.messages import Batch, EvaluationPart, Position, Skip
+from common.wire.convert import record_to_bytes
+from common.wire.messages import Batch, EvaluationPart, Position
 from edge_worker.outbox import RECORD_OVERHEAD, Outbox
 from edge_worker.spool import Spool
-from tests.unit.records import PACKED, RUN
+from tests.unit.records import PACKED
 
 START = Position(0)
 
@@ -36,11 +34,11 @@ def make(tmp_path):
     """Make an outbox on the same spool, as a process after the other does."""
     spools = []
 
-    def make(*records, limit=1 << 20, memory=1 << 20, at=START, settled=START, drop=False):
+    def make(*records, limit=1 << 20, memory=1 << 20, at=START, settled=START):
         for spool in spools:
             spool.close()
         spools.append(Spool(tmp_path / "spool.sqlite"))
-        outbox = Outbox(limit, memory, spools[-1], drop)
+        outbox = Outbox(limit, memory, spools[-1])
         outbox.start(at, settled)
         for record in records:
             outbox.offer(record)
@@ -143,60 +141,3 @@ def test_what_the_cloud_has_durably_is_not_taken_over(make):
     outbox = make(at=Position(4), settled=Position(3))
 
     assert taken(outbox) == as_sent(batch(3))
-
-
-# -------------------------------------------------------------------- giving up
-
-
-def test_a_full_outbox_that_may_drop_gives_up_the_oldest_batches_and_does_not_wait(make):
-    """A Skip stands for each, so that the order has no gap."""
-    outbox = make(*map(batch, range(5)), limit=4 * ROOM, drop=True)
-
-    assert [record_from_bytes(data, RUN) for data in taken(outbox)[:2]] == [Skip(0), Skip(1)]
-    assert outbox.end == Position(5)
-    assert outbox.waiting_bytes <= 4 * ROOM
-
-
-def test_what_is_on_its_way_is_not_given_up(make):
-    """The cloud may have it already; the oldest that is not yet sent goes instead."""
-    outbox = make(*map(batch, range(3)), limit=3 * ROOM, drop=True)
-    assert outbox.data_of(outbox.take()) == record_to_bytes(batch(0))
-
-    outbox.offer(batch(3))
-
-    outbox.rewind(Position(0))
-    assert taken(outbox) == as_sent(batch(0), Skip(1), Skip(2), batch(3))
-
-
-def test_an_evaluation_is_not_given_up(make):
-    outbox = make(part(0), batch(0), batch(1), limit=3 * ROOM, drop=True)
-
-    outbox.offer(batch(2))
-
-    assert taken(outbox)[0] == record_to_bytes(part(0))
-
-
-def test_a_batch_that_was_given_up_in_the_spool_stays_given_up(make):
-    first = make(*map(batch, range(4)), limit=4 * ROOM, memory=SIZE, drop=True)
-    first.commit()
-    first.offer(batch(4))
-    first.commit()
-
-    outbox = make(at=Position(5))
-
-    assert taken(outbox) == as_sent(Skip(0), Skip(1), batch(2), batch(3), batch(4))
-
-
-def test_where_nothing_can_be_given_up_a_full_outbox_waits(make):
-    """All of it is on its way: then it is as without dropping."""
-    outbox = make(batch(0), batch(1), limit=2 * ROOM, drop=True)
-    taken(outbox)
-    third = threading.Thread(target=outbox.offer, args=(batch(2),))
-    third.start()
-    third.join(0.2)  # long enough to fail where it does not wait
-    assert third.is_alive()
-
-    outbox.confirm(applied=Position(1), durable=Position(1))
-    third.join(60)
-
-    assert outbox.end == Position(3)
