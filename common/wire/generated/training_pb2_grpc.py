@@ -71,9 +71,11 @@ class TrainingServicer(object):
         INVALID_ARGUMENT    a field is missing, out of range or does not decode to what it claims
         FAILED_PRECONDITION another protocol version, another run behind the same session id, other
         initial weights, or a gap in the order of records
+        UNAUTHENTICATED     the cloud does not know the caller
+        PERMISSION_DENIED   another caller opened the session
         ABORTED             a newer stream of the same session has taken over: stop for good
-        RESOURCE_EXHAUSTED  the cloud will not hold another session
-        UNAVAILABLE         the cloud is shutting down: reconnect later
+        RESOURCE_EXHAUSTED  the cloud will not hold another session, or one with batches or networks so large
+        UNAVAILABLE         the cloud is shutting down, or nothing came for too long: reconnect later
         DATA_LOSS           what the cloud had saved of this session is damaged
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
