@@ -9,6 +9,16 @@ import pytest
 from benchmarks.processes import worker_env
 
 KEYS = {"name", "case", "value", "unit", "at_least", "at_most", "holds"}
+HOSTILE_WRONGS = {
+    "wrong_answers",
+    "connections_left_open",
+    "wrong_ends_of_stalled_streams",
+    "refusals_without_one_line",
+    "unclean_log_lines",
+    "honest_runs_that_differ",
+    "honest_runs_interrupted",
+    "server_exit_code",
+}
 
 
 @pytest.fixture
@@ -72,3 +82,15 @@ def test_a_run_that_is_killed_eight_times_ends_as_an_untouched_one(quick):
 
     assert figures["runs_that_differ"] == 0
     assert figures["batches_not_applied_once"] == 0
+
+
+def test_a_server_stands_what_no_edge_would_say_and_an_honest_run_beside_it_ends_with_its_bits(quick):
+    """The list written by hand and drawn damage; garbage, silence and stalled streams on the same port."""
+    figures = quick("hostile")
+
+    assert (figures["messages"], figures["honest_runs"] >= 1) == (600, True)
+    assert figures["stalled_streams"] == 3
+    assert figures["connections"] > 30
+    wrong = {name: value for name, value in figures.items() if name in HOSTILE_WRONGS and value != 0}
+    assert not wrong
+    assert set(figures) >= HOSTILE_WRONGS

@@ -74,8 +74,8 @@ class TrainingServicer(object):
         ABORTED             a newer stream of the same session has taken over: stop for good
         UNAUTHENTICATED     the cloud does not know who calls; so of every RPC here
         PERMISSION_DENIED   the session belongs to another caller; so of every RPC here
-        RESOURCE_EXHAUSTED  the cloud will not hold another session, or none so large
-        UNAVAILABLE         the cloud is shutting down: reconnect later
+        RESOURCE_EXHAUSTED  the cloud will not hold another session, or one with batches or networks so large
+        UNAVAILABLE         the cloud is shutting down, or nothing came for too long: reconnect later
         DATA_LOSS           what the cloud had saved of this session is damaged
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
