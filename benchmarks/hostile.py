@@ -69,7 +69,8 @@ def attack(work: Path, messages: int, seed: int, scale: Scale) -> Attacked:
     tokens = secret(work / "tokens", f"honest {TOKEN}\nattacker {ATTACKER_TOKEN}")
     limits = ("--tokens", str(tokens), "--idle-timeout", IDLE_TIMEOUT)
     with cloud_at(work / "cloud", *limits) as cloud, ThreadPoolExecutor(scale.attackers + 1) as threads:
-        honest = Honest(cloud, work, "--epochs", str(scale.epochs), "--link-rate", LINK_RATE)
+        settle = Attacker(cloud.address, run, ATTACKER_TOKEN, seed).settle
+        honest = Honest(cloud, work, settle, "--epochs", str(scale.epochs), "--link-rate", LINK_RATE)
         noise = Noise(cloud.address, run, ATTACKER_TOKEN, seed)
 
         def make_noise() -> None:
@@ -100,7 +101,7 @@ def alone(work: Path, scale: Scale) -> dict[str, Any]:
     tokens = secret(work / "tokens", f"honest {TOKEN}")
     seen = Seen()
     with cloud_at(work / "cloud", "--tokens", str(tokens)) as cloud:
-        Honest(cloud, work, "--epochs", str(scale.epochs)).run(Tally(0), seen, samples=0)
+        Honest(cloud, work, lambda: None, "--epochs", str(scale.epochs)).run(Tally(0), seen, samples=0)
     return seen.outcomes[0]
 
 
@@ -127,7 +128,7 @@ def main(report: Report, messages: int, seed: int) -> None:
     report.figure("wrong_ends_of_stalled_streams", case, len(noise.tally.wrong), "streams", at_most=0)
     report.figure("memory_slope", case, seen.slope(), "bytes/message", at_most=SLOPE_BAR)
     report.figure("log_lines", case, seen.lines / tally.sent, "lines/message")
-    missing = abs(seen.refusals - tally.refused - noise.tally.refused)
+    missing = abs(seen.refusals - tally.refused - noise.tally.refused - len(seen.memory))
     report.figure("refusals_without_one_line", case, missing, "lines", at_most=0)
     report.figure("unclean_log_lines", case, len(seen.unclean), "lines", at_most=0)
     differ = sum(each != untouched for each in seen.outcomes)

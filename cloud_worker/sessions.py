@@ -16,7 +16,14 @@ from cloud_worker.limits import Limits
 from cloud_worker.memory import release_what_is_left
 from cloud_worker.session import Session
 from cloud_worker.store import SessionFiles
-from common.errors import CapacityError, CheckpointError, NotFoundError, NotOwnerError, SessionError
+from common.errors import (
+    CapacityError,
+    CheckpointError,
+    HeadwaterError,
+    NotFoundError,
+    NotOwnerError,
+    SessionError,
+)
 from common.wire.messages import Hello, Run, Status
 
 log = logging.getLogger(__name__)
@@ -96,17 +103,25 @@ class Sessions:
     def _load(self, files: SessionFiles, run: Run, caller: str) -> Session:
         if files.exists():
             run = files.read()[0]
-        try:
-            back = Back(run, self._device)
-        finally:
-            # The front's layers, and all of a network that is refused, hold each other in cycles.
-            release_what_is_left()
+        back = self._build(run)
         if not files.exists():
             needed = bytes_to_reserve(back.state_dict())
             self.limits.check_kept(kept_bytes(self._run_dir), needed)
             files.create(run, caller, needed)
             log.info("session %s is opened by %s", files.directory.name, caller or "an edge without a name")
         return Session(files, run, back, self._turns, time.monotonic, self._checkpoint_every_s)
+
+    def _build(self, run: Run) -> Back:
+        """Build a back, and free at once what else was built: layers hold each other in cycles."""
+        failure = None
+        try:
+            back = Back(run, self._device)
+        except HeadwaterError as error:
+            failure = error.with_traceback(None)  # which holds the network
+        release_what_is_left()
+        if failure is not None:
+            raise failure
+        return back
 
     def _make_room(self) -> None:
         """Drop sessions that no stream serves from memory, the finished first; their files stay."""

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+import click
 import grpc
 
 from benchmarks.attacks.drawn import drawn
@@ -131,6 +132,13 @@ class Attacker:
             case = drawn(self._peer, self._at, self._rng)
             tally.add(case, *self.send(case))
         return True
+
+    def settle(self) -> None:
+        """Have the server build a network and refuse it: then it gives back what memory it has free."""
+        hello = self._peer.hello(str(uuid.uuid4()), weights_digest="00")
+        code, details = self.send(Case("another network", (hello,), welcomed=False))
+        if code is not grpc.StatusCode.FAILED_PRECONDITION:
+            raise click.ClickException(f"a Hello with other weights was answered with {code}: {details}")
 
     def send(self, case: Case) -> tuple[grpc.StatusCode, str]:
         """Send one case; return the status with which the server ends it."""

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -27,10 +28,12 @@ class Honest:
     Args:
         cloud: what they train with.
         work: where their directories are.
+        settle: called before the server's memory is sampled.
         arguments: of `edge-worker train`.
     """
 
-    def __init__(self, cloud: Cloud, work: Path, *arguments: str) -> None:
+    def __init__(self, cloud: Cloud, work: Path, settle: Callable[[], None], *arguments: str) -> None:
+        self._settle = settle
         self._cloud = cloud
         self._work = work
         token = secret(work / "token", TOKEN)
@@ -80,6 +83,7 @@ class Honest:
     def _memory_at_rest(self, tally: Tally) -> int:
         tally.go.clear()
         wait_for(lambda: tally.under_way == 0, "answers to all messages")
+        self._settle()
         looks = []
         for _ in range(LOOKS):
             time.sleep(POLL_S)

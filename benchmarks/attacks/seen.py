@@ -19,7 +19,8 @@ class Seen:
     Attributes:
         outcomes: of the honest runs.
         interruptions: times that one of them lost its stream, and warnings that it gave.
-        memory: messages answered, and the server's bytes in memory then, with no message under way.
+        memory: messages answered, and the server's bytes in memory then, with no message under way
+            and after it has refused one network, for which its log has one line.
         seconds: in which messages were sent.
         exit_code: of the server, after SIGTERM.
         refusals: lines of its log that tell of one.

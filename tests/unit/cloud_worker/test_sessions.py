@@ -89,16 +89,16 @@ def test_what_a_network_leaves_behind_is_gone_at_once(sessions, monkeypatch, ref
             left.append(weakref.ref(self))
 
     def back(*_):
-        Layer()
+        network = Layer()  # in the frame that an error's traceback holds
         if refused:
-            raise SessionError("another network")
+            raise SessionError(f"another network than {network}")
         return CountingBack()
 
     monkeypatch.setattr("cloud_worker.sessions.Back", back)
     gc.disable()
     try:
-        with contextlib.suppress(SessionError):
-            held(sessions, SESSION)
+        with contextlib.suppress(SessionError), sessions.serving(hello(), ANYONE):
+            pass
         assert [layer() for layer in left] == [None]
     finally:
         gc.enable()
