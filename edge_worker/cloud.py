@@ -44,6 +44,7 @@ class Cloud:
     ) -> None:
         self._identity = identity
         self._outbox = outbox
+        self._counters = counters
         self._checkpoints = checkpoints
         self.uplink: Uplink | None = None
         self.welcome: Welcome | None = None
@@ -94,14 +95,19 @@ class Cloud:
         assert self._runlog is not None  # acks are taken only after `start`
         assert self._timing is not None
         now = time.monotonic()
-        self.last_ack = ack
+        is_first, self.last_ack = self.last_ack is None, ack
         if ack.first_loss > self._runlog.losses_through:
             raise SessionError(
                 f"the cloud has the losses from batch {ack.first_loss} on, this run lacks those from batch "
                 f"{self._runlog.losses_through} on; start a new run with another --run-dir"
             )
         self._runlog.cloud_losses(ack.first_loss, ack.losses)
+        if is_first:
+            self._timing.found(ack.applied.batches, now)
         self._timing.applied(ack.applied.batches, now)
         for result in ack.results:
-            self._runlog.cloud_evaluation(result)
-            self._timing.evaluated(result.batches, now)
+            # A new stream tells old results again.
+            if self._runlog.cloud_evaluation(result) and not is_first:
+                self._timing.evaluated(result.batches, now)
+        # Also when the edge has trained its last batch, and only waits for the cloud.
+        self._counters.save(self._timing.value(now), now)
