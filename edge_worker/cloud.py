@@ -51,6 +51,7 @@ class Cloud:
         self.last_ack: Ack | None = None
         self._runlog: RunLog | None = None
         self._timing: TrainingTime | None = None
+        self._heard: Callable[[int], None] = lambda batches: None
         if endpoint is not None:
             run = agreed_run()
             self.uplink = Uplink(config, endpoint, lambda: self._hello(run), outbox, counters, self._on_ack)
@@ -68,9 +69,9 @@ class Cloud:
         if self.uplink is not None:
             self.welcome = self.uplink.connect()
 
-    def start(self, runlog: RunLog, timing: TrainingTime) -> None:
-        """Begin to send."""
-        self._runlog, self._timing = runlog, timing
+    def start(self, runlog: RunLog, timing: TrainingTime, heard: Callable[[int], None]) -> None:
+        """Begin to send; `heard` is called with how many batches are applied, whenever the cloud says it."""
+        self._runlog, self._timing, self._heard = runlog, timing, heard
         if self.uplink is not None:
             self.uplink.start()
 
@@ -101,6 +102,7 @@ class Cloud:
                 f"the cloud has the losses from batch {ack.first_loss} on, this run lacks those from batch "
                 f"{self._runlog.losses_through} on; start a new run with another --run-dir"
             )
+        self._heard(ack.applied.batches)
         self._runlog.cloud_losses(ack.first_loss, ack.losses)
         if is_first:
             self._timing.found(ack.applied.batches, now)

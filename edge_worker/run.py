@@ -219,8 +219,8 @@ class Work:
         timing = TrainingTime(self.plan.total_batches, per_epoch, earlier_s, done, applied)
         with Display(self.config, self.plan, counters, outbox) as display:
             runlog = RunLog(run_dir.metrics_file, per_epoch, checkpoint.mark, display.event)
-            display.start(done)
-            cloud.start(runlog, timing)
+            display.start(done, applied, runlog.accuracies())
+            cloud.start(runlog, timing, display.heard)
             loop = TrainingLoop(
                 config=self.config,
                 plan=self.plan,

@@ -91,6 +91,15 @@ class RunLog:
             result = self._results.get(batches)
         return None if result is None else result.correct / result.total
 
+    def accuracies(self) -> dict[str, float]:
+        """Return the last known accuracy of each side that has one."""
+        with self._lock:
+            known = {} if self.edge_accuracy is None else {"edge": self.edge_accuracy}
+            if self._results:
+                last = self._results[max(self._results)]
+                known["cloud"] = last.correct / last.total
+            return known
+
     @property
     def losses_through(self) -> int:
         """The cloud's losses of all batches below this are written."""
