@@ -18,10 +18,13 @@ def show_sessions(run_dir: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(each) for each in kept], indent=2))
         return
-    table = Table("session", "owner", "model", "split", "batches", "size", "changed (UTC)")
+    table = Table()
+    table.add_column("session", no_wrap=True)  # its id is what `rm` wants
+    for name in ("owner", "model", "split", "batches", "size", "changed (UTC)"):
+        table.add_column(name)
     for each in kept:
         table.add_row(*_row(each))
-    table_console().print(table)
+    table_console(piped=160).print(table)
 
 
 def _row(kept: KeptSession) -> tuple[str, ...]:
