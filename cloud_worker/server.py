@@ -66,14 +66,15 @@ def serve(config: ServeConfig) -> None:
         CheckpointError: what was trained could not be saved at the end.
     """
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     _check_models(config)
     door = Door.read(config)
     lock_run_dir(config.run_dir)
     threads = use_threads(config.threads, shared=config.on_loopback)
     device = resolve_device(config.device)
     sessions = Sessions(config.run_dir, device, config.checkpoint_every, config)
+    # Not before: until it listens there is nothing to save, and Ctrl-C ends it at once.
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
     server, port = start_server(sessions, config, door)
     host, _ = split_address(config.listen, "--listen")
     click.echo(f"listening on {f'[{host}]' if ':' in host else host}:{port}")
