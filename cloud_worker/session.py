@@ -323,6 +323,10 @@ class Session:
             if not self.is_saved and not self.failed:
                 self._save()
 
+    def release(self) -> None:
+        """Let go of the network, whoever still holds this object; nothing can be applied any more."""
+        del self._back
+
     def _make_durable(self) -> None:
         """Put all that is applied on the disk twice, so that the edge may forget it."""
         while self._durable < self._applied and not self.failed:

@@ -206,7 +206,7 @@ def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         )
     rows.append(("peak memory of the edge", format_size(s["edge_peak_rss_bytes"])))
     if s["cloud_peak_rss_bytes"]:
-        rows.append(("peak memory of the cloud", format_size(s["cloud_peak_rss_bytes"])))
+        rows.append(("peak memory of the cloud (its whole process)", format_size(s["cloud_peak_rss_bytes"])))
     if s["batches_skipped"]:
         rows.append(("batches given up", str(s["batches_skipped"])))
     if s["resumes"]:
