@@ -50,6 +50,11 @@ class SessionFiles:
         self._session_file = self.directory / "session.json"
 
     @property
+    def name(self) -> str:
+        """The session's id."""
+        return self.directory.name
+
+    @property
     def weights_file(self) -> Path:
         """The back's weights, once the run is complete."""
         return self.directory / "back.safetensors"
