@@ -73,8 +73,7 @@ def serve(config: ServeConfig) -> None:
         CheckpointError: what was trained could not be saved at the end.
     """
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
     limit_heaps()
     _check_models(config)
     door = Door.read(config)
@@ -82,6 +81,8 @@ def serve(config: ServeConfig) -> None:
     threads = use_threads(config.threads, shared=config.on_loopback)
     device = resolve_device(config.device)
     sessions = Sessions(config.run_dir, device, config.checkpoint_every, config)
+    # Not before: until it listens there is nothing to save, and Ctrl-C ends it at once.
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
     server, port = start_server(sessions, config, door)
     freeze_objects()
     host, _ = split_address(config.listen, "--listen")

@@ -1,5 +1,6 @@
 """RPC surface of the cloud: parse, delegate, reply. No tensor maths here."""
 
+import logging
 from collections.abc import Callable, Iterator
 
 import grpc
@@ -9,10 +10,13 @@ from cloud_worker.sessions import Sessions
 from cloud_worker.store import check_session_id
 from cloud_worker.stream import TrainStream
 from common.errors import WireError
+from common.logs import one_line
 from common.wire import convert
 from common.wire.generated import training_pb2 as pb
 from common.wire.generated import training_pb2_grpc as pb_grpc
 from common.wire.messages import Hello, Request
+
+log = logging.getLogger(__name__)
 
 # Small, so that an edge behind a slow link sees that something comes.
 EXPORT_PIECE_BYTES = 64 << 10
@@ -44,11 +48,23 @@ class TrainingService(pb_grpc.TrainingServicer):
         check_session_id(hello.session_id)
         with self._sessions.serving(hello, self._identify(context)) as session:
             stream = TrainStream(session, hello, self._sessions.limits)
+            why = "the connection broke off"  # where gRPC closes this generator
             try:
-                yield convert.reply_to_proto(session.attach(hello, stream))
+                welcome = session.attach(hello, stream)
+                log.info(
+                    "session %s: an edge has connected, generation %d, at %s",
+                    *(hello.session_id, hello.generation, session.progress),
+                )
+                yield convert.reply_to_proto(welcome)
                 for ack in stream.serve(requests):
                     yield convert.reply_to_proto(ack)
+                if context.is_active():
+                    why = "the edge closed it"
+            except Exception as error:
+                why = one_line(str(error) or repr(error))
+                raise
             finally:
+                log.info("session %s: its stream ended at %s: %s", hello.session_id, session.progress, why)
                 session.detach(stream)  # also where the edge left before it was served
 
     def ExportBack(

@@ -6,6 +6,7 @@ has not yet on its disk are saved in the same atomic write as the weights that t
 are kept, and the edge may forget what the older one holds: a damaged newest one costs nothing.
 """
 
+import logging
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -35,6 +36,8 @@ from common.wire.messages import (
     Status,
     Welcome,
 )
+
+log = logging.getLogger(__name__)
 
 MAX_LOSSES_PER_ACK = 10_000
 # Losses that the edge has not yet said to have on its disk; it does at each of its checkpoints.
@@ -230,6 +233,8 @@ class Session:
                 loss=self._loss_sum / self._images,
             )
             results.append(result)
+            accuracy = result.correct / result.total
+            log.info("session %s: accuracy %.1f%% at %s", self._files.name, 100 * accuracy, self.progress)
         self._tell(part.after, results=results)
 
     def _tell(
@@ -304,6 +309,12 @@ class Session:
         return self._applied.batches > self.run.total_batches
 
     @property
+    def progress(self) -> str:
+        """Where the session stands, for the log; the end of the run is no batch."""
+        total = self.run.total_batches
+        return f"batch {min(self._applied.batches, total)} of {total}"
+
+    @property
     def is_saved(self) -> bool:
         """Whether the disk has all that this object has."""
         return self._applied == self._saved
@@ -323,6 +334,10 @@ class Session:
             if not self.is_saved and not self.failed:
                 self._save()
 
+    def release(self) -> None:
+        """Let go of the network, whoever still holds this object; nothing can be applied any more."""
+        del self._back
+
     def _make_durable(self) -> None:
         """Put all that is applied on the disk twice, so that the edge may forget it."""
         while self._durable < self._applied and not self.failed:
@@ -331,8 +346,12 @@ class Session:
     def _save_if_due(self, record: Record) -> None:
         if isinstance(record, End):
             self._make_durable()
+            log.info("session %s is finished and saved: %s", self._files.name, self.progress)
             return
         epoch_ends = isinstance(record, Batch) and (record.seq + 1) % self.run.batches_per_epoch == 0
+        if epoch_ends:
+            epoch = record.after.batches // self.run.batches_per_epoch
+            log.info("session %s: epoch %d is trained, %s", self._files.name, epoch, self.progress)
         evaluated = isinstance(record, EvaluationPart) and record.part + 1 == record.num_parts
         if epoch_ends or evaluated or self._clock() - self._saved_at >= self._checkpoint_every_s:
             self._save()

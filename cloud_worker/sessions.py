@@ -81,6 +81,18 @@ class Sessions:
             with self._lock:
                 self._streams[session] -= 1
                 self._streams += Counter()  # drops those at zero
+                over = self._take_out_if_over(hello.session_id, session)
+            if over:
+                session.release()
+                release_what_is_left()
+
+    def _take_out_if_over(self, session_id: str, session: Session) -> bool:
+        """Take a finished session out that no stream serves any more; whoever asks finds it on the disk."""
+        is_live = self._live.get(session_id) is session and session not in self._streams
+        if not (is_live and session.finished and session.is_saved):
+            return False
+        del self._live[session_id]
+        return True
 
     def _find(self, session_id: str) -> Session | None:
         """Return the session, counted as served once more, where it is in memory."""
@@ -140,18 +152,21 @@ class Sessions:
         return len(self._live) >= self.limits.max_sessions
 
     def status(self, session_id: str, caller: str) -> Status:
-        """Return where a session stands.
+        """Return where a session stands, by what is on the disk where it is not in memory.
 
         Raises:
-            NotFoundError: this cloud does not hold it in memory.
+            NotFoundError: this cloud does not keep it.
             NotOwnerError: somebody else opened it.
+            CheckpointError: its files are damaged.
         """
-        _check_owner(SessionFiles(self._run_dir, session_id), caller)
+        files = SessionFiles(self._run_dir, session_id)
+        _check_owner(files, caller)
         with self._lock:
             session = self._live.get(session_id)
-        if session is None:
-            raise NotFoundError(f"no session {session_id[:64]!r} is open here")
-        return session.status()
+        if session is not None:
+            return session.status()
+        _check_kept(files)
+        return files.status()
 
     def weights_file(self, session_id: str, caller: str) -> Path:
         """Return the file with a finished session's weights.
@@ -163,10 +178,7 @@ class Sessions:
         """
         files = SessionFiles(self._run_dir, session_id)
         _check_owner(files, caller)
-        if not files.exists():
-            raise NotFoundError(
-                f"this cloud keeps no session {session_id}; is it the one that trained the run?"
-            )
+        _check_kept(files)
         if not files.weights_file.exists():
             raise SessionError(
                 f"session {session_id} is not finished; run edge-worker train to its end first"
@@ -205,3 +217,10 @@ def _check_owner(files: SessionFiles, caller: str) -> None:
     raise NotOwnerError(
         f"session {files.directory.name} was opened {why}, or start a new run with another --run-dir"
     )
+
+
+def _check_kept(files: SessionFiles) -> None:
+    if not files.exists():
+        raise NotFoundError(
+            f"this cloud keeps no session {files.directory.name}; is it the one that trained the run?"
+        )

@@ -20,11 +20,14 @@ def show_sessions(run_dir: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps([asdict(each) for each in kept], indent=2))
         return
-    table = Table("session", "owner", "model", "split", "batches", "size", "changed (UTC)")
+    table = Table()
+    table.add_column("session", no_wrap=True)  # its id is what `rm` wants
+    for name in ("owner", "model", "split", "batches", "size", "changed (UTC)"):
+        table.add_column(name)
     for each in kept:
         # As it is: certificates and token files name owners, and rich obeys what stands in brackets.
         table.add_row(*(Text(one_line(cell)) for cell in _row(each)))
-    table_console().print(table)
+    table_console(piped=160).print(table)
 
 
 def _row(kept: KeptSession) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from common.checkpoint import CheckpointStore
 from common.durable import make_directory, write_atomic
 from common.errors import CheckpointError, WireError
-from common.wire.messages import Run
+from common.wire.messages import Counters, EvaluationResult, Position, Run, Status
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,11 @@ class SessionFiles:
         check_session_id(session_id)
         self.directory = run_dir / session_id
         self._session_file = self.directory / "session.json"
+
+    @property
+    def name(self) -> str:
+        """The session's id."""
+        return self.directory.name
 
     @property
     def weights_file(self) -> Path:
@@ -123,6 +128,25 @@ class SessionFiles:
         """
         store = self._checkpoints()
         return int(store.peek(max(store.numbers()))["applied"][0]) if store.numbers() else 0
+
+    def status(self) -> Status:
+        """Return where the session stands, by what its checkpoints say of themselves.
+
+        Raises:
+            CheckpointError: session.json, or a checkpoint, is too damaged to say.
+        """
+        run, _ = self.read()
+        store = self._checkpoints()
+        saved = [store.peek(number) for number in store.numbers()[-2:]]
+        at = [Position(*numbers["applied"]) for numbers in saved]
+        return Status(
+            applied=at[-1] if at else Position(0),
+            durable=at[0] if len(at) > 1 else Position(0),
+            total_batches=run.total_batches,
+            finished=bool(at) and at[-1].batches > run.total_batches,
+            counters=Counters(**saved[-1]["counters"]) if saved else Counters(),
+            results=tuple(EvaluationResult(**each) for each in saved[-1]["results"]) if saved else (),
+        )
 
     def finish(self, weights: bytes, summary: dict[str, Any]) -> None:
         """Write what a complete run leaves behind."""

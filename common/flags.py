@@ -1,6 +1,7 @@
 """One field of a config dataclass is one flag, one default, one environment variable, one line of help."""
 
 import dataclasses
+import signal
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -48,11 +49,14 @@ def options_of(config_type: type[T]) -> Callable[[Callable[..., None]], Callable
 
 
 class Commands(click.Group):
-    """A group whose expected failures end in one line on stderr and exit code 1."""
+    """A group whose expected failures end in one line on stderr and exit code 1, and Ctrl-C in 130."""
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command; a bug still shows its traceback."""
         try:
             return super().invoke(context)
+        except KeyboardInterrupt:  # where the command does not take the signal itself
+            click.echo("stopped by Ctrl-C", err=True)
+            raise click.exceptions.Exit(128 + signal.SIGINT) from None
         except HeadwaterError as error:
             raise click.ClickException(" ".join(str(error).split())) from error

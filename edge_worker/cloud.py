@@ -44,12 +44,14 @@ class Cloud:
     ) -> None:
         self._identity = identity
         self._outbox = outbox
+        self._counters = counters
         self._checkpoints = checkpoints
         self.uplink: Uplink | None = None
         self.welcome: Welcome | None = None
         self.last_ack: Ack | None = None
         self._runlog: RunLog | None = None
         self._timing: TrainingTime | None = None
+        self._heard: Callable[[int], None] = lambda batches: None
         if endpoint is not None:
             run = agreed_run()
             self.uplink = Uplink(config, endpoint, lambda: self._hello(run), outbox, counters, self._on_ack)
@@ -67,9 +69,9 @@ class Cloud:
         if self.uplink is not None:
             self.welcome = self.uplink.connect()
 
-    def start(self, runlog: RunLog, timing: TrainingTime) -> None:
-        """Begin to send."""
-        self._runlog, self._timing = runlog, timing
+    def start(self, runlog: RunLog, timing: TrainingTime, heard: Callable[[int], None]) -> None:
+        """Begin to send; `heard` is called with how many batches are applied, whenever the cloud says it."""
+        self._runlog, self._timing, self._heard = runlog, timing, heard
         if self.uplink is not None:
             self.uplink.start()
 
@@ -94,14 +96,20 @@ class Cloud:
         assert self._runlog is not None  # acks are taken only after `start`
         assert self._timing is not None
         now = time.monotonic()
-        self.last_ack = ack
+        is_first, self.last_ack = self.last_ack is None, ack
         if ack.first_loss > self._runlog.losses_through:
             raise SessionError(
                 f"the cloud has the losses from batch {ack.first_loss} on, this run lacks those from batch "
                 f"{self._runlog.losses_through} on; start a new run with another --run-dir"
             )
+        self._heard(ack.applied.batches)
         self._runlog.cloud_losses(ack.first_loss, ack.losses)
+        if is_first:
+            self._timing.found(ack.applied.batches, now)
         self._timing.applied(ack.applied.batches, now)
         for result in ack.results:
-            self._runlog.cloud_evaluation(result)
-            self._timing.evaluated(result.batches, now)
+            # A new stream tells old results again.
+            if self._runlog.cloud_evaluation(result) and not is_first:
+                self._timing.evaluated(result.batches, now)
+        # Also when the edge has trained its last batch, and only waits for the cloud.
+        self._counters.save(self._timing.value(now), now)

@@ -101,7 +101,8 @@ class TrainConfig(Access):
         show_default=False,
     )
     spool_full: str = flag(
-        "wait", "what a full spool does: wait for the cloud, or drop the oldest batches, counted"
+        "wait",
+        "what happens when the spool is full: wait (for the cloud), or drop (the oldest batches, counted)",
     )
     run_dir: Path = flag(Path("runs/edge"), "where the run lives; the same one again resumes", type=_FOLDER)
     seed: int = flag(0, "seed of weights, order and augmentation", type=int)

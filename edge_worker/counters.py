@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,7 @@ class Counters:
         self._path = path
         self._clock = clock
         self._lock = threading.Lock()
+        self._saving = threading.Lock()  # held while the file is written
         totals = _read(path)
         self._is_known = totals is not None
         self._totals = totals or Totals()
@@ -75,6 +76,9 @@ class Counters:
                 for name, value in saved.items():
                     setattr(self._totals, name, getattr(self._totals, name) + value)
             self._totals.lives += 1
+            train_wall_s = self._totals.train_wall_s
+        # At once: a life that is killed early counts, too.
+        self.save(train_wall_s)
 
     def add(self, **more: float) -> None:
         """Add to the totals of these names."""
@@ -90,21 +94,22 @@ class Counters:
 
     def save(self, train_wall_s: float, now: float | None = None) -> None:
         """Write the file; with `now` given, only where the last time is a second ago."""
-        if now is not None and now - self._saved_at < SAVE_EVERY_S:
-            return
-        self._saved_at = self._clock()
-        with self._lock:
-            self._totals.train_wall_s = train_wall_s
-        partial = self._path.with_suffix(".partial")
-        try:
-            partial.write_text(json.dumps(asdict(self.totals())))
-            os.replace(partial, self._path)
-        except OSError as error:
-            with suppress(OSError):
-                partial.unlink()
-            raise CheckpointError(
-                f"cannot write {self._path}: {error.strerror}; make room and start again"
-            ) from error
+        with self._saving:
+            if now is not None and now - self._saved_at < SAVE_EVERY_S:
+                return
+            self._saved_at = self._clock()
+            with self._lock:
+                self._totals.train_wall_s = train_wall_s
+            partial = self._path.with_suffix(".partial")
+            try:
+                partial.write_text(json.dumps(asdict(self.totals())))
+                os.replace(partial, self._path)
+            except OSError as error:
+                with suppress(OSError):
+                    partial.unlink()
+                raise CheckpointError(
+                    f"cannot write {self._path}: {error.strerror}; make room and start again"
+                ) from error
 
 
 def _read(path: Path) -> Totals | None:
@@ -119,43 +124,95 @@ def _read(path: Path) -> Totals | None:
         return None
 
 
-@dataclass(slots=True)
 class TrainingTime:
-    """Wall time of training: from the first step to the last batch applied, without evaluations.
+    """Wall time of training: from the first step to the last batch applied, without evaluations and downtime.
 
     The time of an epoch runs until its last batch is applied. It begins with the epoch's first step, but not
     before the epoch ahead is applied, nor before the cloud's evaluation there, if there is one, is done.
+    Where the first step was in an earlier life, it goes on with this life's first step, or with the cloud's
+    first word if that comes sooner: before that nobody works. A cloud that lost what it had applied opens its
+    epoch again. The training thread and the uplink share it.
 
-    Attributes:
-        batches_per_epoch: batches in one epoch.
-        closed_s: time of earlier lives, then of all epochs that are over.
-        epoch: the first epoch not yet applied, from 0.
+    Args:
+        total_batches: in all epochs.
+        batches_per_epoch: in one.
+        earlier_s: time of earlier lives.
+        done: batches that the edge trained in them.
+        applied: as many are applied, as far as is known.
     """
 
-    batches_per_epoch: int
-    closed_s: float
-    epoch: int
-    _ready_at: float = 0.0
-    _first_steps: dict[int, float] = field(default_factory=dict)
+    def __init__(
+        self,
+        total_batches: int,
+        batches_per_epoch: int,
+        earlier_s: float = 0.0,
+        done: int = 0,
+        applied: int = 0,
+    ) -> None:
+        self._total = total_batches
+        self._per_epoch = batches_per_epoch
+        self._closed_s = earlier_s
+        self._done = done
+        self._epoch = self._epochs(applied)  # the first one not yet applied, from 0
+        # Epochs below were begun in earlier lives.
+        self._begun = -(-max(done, min(applied, total_batches)) // batches_per_epoch)
+        self._working_at: float | None = None  # since when somebody works in this life
+        self._ready_at = 0.0
+        self._first_steps: dict[int, float] = {}
+        self._lock = threading.RLock()
 
     def step(self, epoch: int, now: float) -> None:
         """Note that a step of `epoch` begins."""
-        self._first_steps.setdefault(epoch, now)
+        with self._lock:
+            self._first_steps.setdefault(epoch, now)
+            self._work(now)
+
+    def found(self, batches: int, now: float) -> None:
+        """Take the cloud's first word in this life: it had applied so much before."""
+        with self._lock:
+            self._epoch = max(self._epoch, self._epochs(batches))
+            self._begun = max(self._begun, -(-min(batches, self._total) // self._per_epoch))
+            if self._epoch * self._per_epoch < self._done:
+                self._work(now)
 
     def applied(self, batches: int, now: float) -> None:
         """Note that `batches` batches are applied."""
-        while batches >= (self.epoch + 1) * self.batches_per_epoch and self.epoch in self._first_steps:
-            self.closed_s = self.value(now)
-            del self._first_steps[self.epoch]
-            self.epoch += 1
-            self._ready_at = now
+        with self._lock:
+            if self._epochs(batches) < self._epoch:
+                self._closed_s = self.value(now)
+                self._begun = max(self._begun, self._epoch)
+                self._epoch = self._epochs(batches)
+                self._ready_at = now
+                self._work(now)
+            while self._epoch < self._epochs(batches) and self._started() is not None:
+                self._closed_s = self.value(now)
+                self._epoch += 1
+                self._ready_at = now
 
     def evaluated(self, batches: int, now: float) -> None:
         """Note that the cloud is done with the evaluation after `batches` batches."""
-        if batches == self.epoch * self.batches_per_epoch:
-            self._ready_at = now
+        with self._lock:
+            if batches == self._epoch * self._per_epoch:
+                self._ready_at = now
 
     def value(self, now: float) -> float:
         """Return the seconds of training up to `now`."""
-        started = self._first_steps.get(self.epoch)
-        return self.closed_s + (max(0.0, now - max(started, self._ready_at)) if started is not None else 0.0)
+        with self._lock:
+            started = self._started()
+            if started is None:
+                return self._closed_s
+            return self._closed_s + max(0.0, now - max(started, self._ready_at))
+
+    def _epochs(self, batches: int) -> int:
+        """Return how many epochs are over; the end of the run counts as one more batch."""
+        return min(batches, self._total) // self._per_epoch
+
+    def _work(self, now: float) -> None:
+        if self._working_at is None:
+            self._working_at = now
+
+    def _started(self) -> float | None:
+        """Return when the time of the epoch under way began in this life, were there no other before it."""
+        if self._epoch < self._begun:
+            return self._working_at
+        return self._first_steps.get(self._epoch)

@@ -1,6 +1,5 @@
 """What the user sees: while a run goes on a live panel, or plain lines off a terminal; then the table."""
 
-import math
 import sys
 import threading
 import time
@@ -37,6 +36,8 @@ class Display:
         self._done = {"edge": 0, "cloud": 0}
         self._started_at = self._told_at = self._stepped_at = time.monotonic()
         self._first = 0
+        # Where the cloud stood when it was first heard of in this life, and when that was.
+        self._cloud_from: tuple[int, float] | None = None
         self._bytes_at_start = 0
 
     def __enter__(self) -> "Display":
@@ -53,12 +54,27 @@ class Display:
         if self._live is not None:
             self._live.stop()
 
-    def start(self, first: int) -> None:
-        """The first step comes next; `first` batches are behind the run already."""
+    def start(self, first: int, applied: int, accuracies: dict[str, float]) -> None:
+        """The first step comes next.
+
+        Args:
+            first: as many batches has the edge behind it.
+            applied: as many has the cloud, as far as is known.
+            accuracies: what earlier lives came to, by side.
+        """
         self._first = first
-        self._done = {"edge": first, "cloud": first}
-        self._started_at = self._told_at = time.monotonic()
+        self._done = {"edge": first, "cloud": applied}
+        self._accuracies.update(accuracies)
+        self._started_at = self._told_at = self._stepped_at = time.monotonic()
         self._bytes_at_start = self._counters.totals().bytes_up
+
+    def heard(self, applied: int) -> None:
+        """Take from the cloud how many batches it has applied."""
+        with self._lock:
+            applied = min(applied, self._plan.total_batches)
+            self._done["cloud"] = applied
+            if self._cloud_from is None:
+                self._cloud_from = applied, time.monotonic()
 
     def event(self, event: dict[str, Any]) -> None:
         """Take one line of the run log."""
@@ -68,7 +84,8 @@ class Display:
                 self._say(f"epoch {event['epoch']}: accuracy {event['accuracy']:.1%} ({event['side']})")
                 return
             side = event["kind"]
-            self._done[side] = event["seq"] + 1
+            if side == "edge":
+                self._done[side] = event["seq"] + 1
             if event["loss"] is not None:
                 before = self._losses.get(side, event["loss"])
                 self._losses[side] = 0.9 * before + 0.1 * event["loss"]
@@ -96,23 +113,37 @@ class Display:
         rate = (done - self._first) / max(self._stepped_at - self._started_at, 1e-9)
         totals = self._counters.totals()
         used = 8 * (totals.bytes_up - self._bytes_at_start) / elapsed
-        slowest = min(self._done.values()) if self._outbox.waiting_bytes else done
-        pace = (slowest - self._first) / elapsed
-        left = (total - slowest) / pace if pace > 0 else math.inf
+        left = self._left(now)
         shown = {
             "epoch": f"{epoch}/{self._config.epochs}",
             "batch": f"{done}/{total}",
-            "images/s": f"{rate * self._config.batch_size:.0f}",
-            "loss edge": f"{self._losses.get('edge', math.nan):.3f}",
+            "images/s": f"{rate * self._config.batch_size:.0f}" if done > self._first else "-",
+            "loss edge": f"{self._losses['edge']:.3f}" if "edge" in self._losses else "-",
         }
-        if "cloud" in self._losses:
-            shown["loss cloud"] = f"{self._losses['cloud']:.3f}"
+        if self._cloud_from is not None:
+            shown["loss cloud"] = f"{self._losses['cloud']:.3f}" if "cloud" in self._losses else "-"
             of = f" of {format_rate(self._config.link_rate)}" if self._config.link_rate else ""
             shown["link"] = format_rate(used) + of
             shown["sent"] = format_size(totals.bytes_up)
             shown["not yet saved"] = format_size(self._outbox.waiting_bytes)
-        shown["left"] = format_duration(left) if math.isfinite(left) else "?"
+        shown["left"] = "?" if left is None else format_duration(left)
         return shown
+
+    def _left(self, now: float) -> float | None:
+        """Return the seconds that the slower side needs, at its pace in this life; None before it has one."""
+        total, starts = self._plan.total_batches, {"edge": (self._first, self._started_at)}
+        if self._outbox.waiting_bytes:
+            if self._cloud_from is None:
+                return None
+            starts["cloud"] = self._cloud_from
+        left = 0.0
+        for side, (first, since) in starts.items():
+            done = self._done[side]
+            if done < total:
+                if done <= first or now <= since:
+                    return None
+                left = max(left, (total - done) * (now - since) / (done - first))
+        return left
 
     def _line(self, now: float) -> str:
         return "  ".join(f"{name} {value}" for name, value in self._progress(now).items())
@@ -175,7 +206,7 @@ def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         )
     rows.append(("peak memory of the edge", format_size(s["edge_peak_rss_bytes"])))
     if s["cloud_peak_rss_bytes"]:
-        rows.append(("peak memory of the cloud", format_size(s["cloud_peak_rss_bytes"])))
+        rows.append(("peak memory of the cloud (its whole process)", format_size(s["cloud_peak_rss_bytes"])))
     if s["batches_skipped"]:
         rows.append(("batches given up", str(s["batches_skipped"])))
     if s["resumes"]:

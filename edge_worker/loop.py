@@ -132,6 +132,7 @@ class TrainingLoop:
 
     def _save(self, done: int) -> None:
         mark = self._log.mark()
+        self._counters.save(self._timing.value(time.monotonic()))
         totals = asdict(self._counters.totals())
         # In this order: a checkpoint counts once it is there, and so must what it stands on.
         self._outbox.commit()

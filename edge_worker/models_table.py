@@ -1,6 +1,7 @@
 """`edge-worker models`: what there is to train, and what each split point costs."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 
 import click
@@ -57,31 +58,42 @@ def _print_names(described: dict[str, list[SplitInfo]]) -> None:
 
 
 def _print_splits(name: str, infos: list[SplitInfo]) -> None:
+    """Print two tables, so that either fits a narrow terminal."""
     widths = sorted(infos[0].bytes_per_image)
-    table = Table(
-        "split",
-        "activations",
-        *(f"{bits} bit" for bits in widths),
-        *(f"{part}\n{what}" for what in ("parameters", "FLOPs") for part in ("front", "exit", "back")),
-        title=f"{name}: bytes per image before compression, parameters, FLOPs per image forward",
+    sent = _table(
+        f"{name}: activations, and their bytes per image before compression",
+        ("activations", *(f"{bits} bit" for bits in widths)),
+    )
+    costs = _table(
+        f"{name}: parameters, and FLOPs per image forward",
+        [f"{part}\n{short}" for short in ("params", "FLOPs") for part in ("front", "exit", "back")],
     )
     for info in infos:
-        table.add_row(
+        shape = "x".join(map(str, info.activation_shape))
+        sent.add_row(info.split, shape, *(format_size(info.bytes_per_image[bits]) for bits in widths))
+        costs.add_row(
             info.split,
-            "x".join(map(str, info.activation_shape)),
-            *(format_size(info.bytes_per_image[bits]) for bits in widths),
             *(
                 _count(getattr(info, f"{part}_{what}"))
                 for what in ("parameters", "flops")
                 for part in ("front", "exit", "back")
             ),
         )
-    table_console().print(table)
+    for table in (sent, costs):
+        table_console().print(table)
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title)
+    for column in ("split", *columns):
+        # Half a name or number is of no use.
+        table.add_column(column, no_wrap=True, justify="left" if column == "split" else "right")
+    return table
 
 
 def _count(number: float) -> str:
     for unit in ("", "k", "M"):
-        if number < 1000:
+        if number < 999.5:  # which three digits would round to 1e+03
             return f"{number:.3g}{unit}"
         number /= 1000
     return f"{number:.3g}G"

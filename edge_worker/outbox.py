@@ -5,6 +5,7 @@ it durably, so that a broken link or a restarted cloud loses nothing. Beyond a b
 the spool on the disk. When the outbox is full, offering waits, or gives up the oldest batches.
 """
 
+import logging
 import threading
 import time
 from collections import deque
@@ -15,6 +16,8 @@ from common.errors import HeadwaterError, SessionError
 from common.wire.convert import record_to_bytes
 from common.wire.messages import EvaluationPart, Position, Record, Skip
 from edge_worker.spool import Entry, Kept, Spool
+
+log = logging.getLogger(__name__)
 
 # What keeping a record costs beside its bytes; counted, so that the shortest record takes room too.
 RECORD_OVERHEAD = 256
@@ -87,6 +90,7 @@ class Outbox:
         self._settled = self._applied = self._end = Position(0)
         self._error: HeadwaterError | None = None
         self._leaving = False
+        self._given_up = 0  # batches, since it was last told how many
 
     # -------------------------------------------------------------- for the training thread
 
@@ -161,6 +165,7 @@ class Outbox:
         """
         with self.changed:
             self.changed.wait_for(lambda: (self._is_settled() and told()) or self._leaving)
+            self._tell_given_up()
             return self._is_settled() and told()
 
     def _wait_for_room(self, room: int) -> float:
@@ -181,6 +186,7 @@ class Outbox:
         """
         for index, parcel in enumerate(self._parcels):
             if parcel.droppable:
+                self._count_given_up(applied=index < self._applied_parcels)
                 data = record_to_bytes(Skip(parcel.after.batches - 1))
                 freed = parcel.kept.size - len(data)
                 self._room -= freed
@@ -190,6 +196,22 @@ class Outbox:
                 self._parcels[index] = Parcel(kept, data, spooled=False)
                 return True
         return False
+
+    def _count_given_up(self, applied: bool) -> None:
+        """Count a batch, unless the cloud has trained it; the first is told at once, their number later."""
+        if applied:
+            return
+        if not self._given_up:
+            log.warning(
+                "the spool is full: from here on the oldest batches are given up, as --spool-full drop has it"
+            )
+        self._given_up += 1
+
+    def _tell_given_up(self) -> None:
+        if self._given_up:
+            batches = "1 batch was" if self._given_up == 1 else f"{self._given_up} batches were"
+            log.warning("%s given up; the cloud does without", batches)
+            self._given_up = 0
 
     def _free_memory(self, wanted: int) -> bool:
         """Let go of the bytes that the spool has too and that were sent; True if so many are free now."""
@@ -242,6 +264,7 @@ class Outbox:
                     f"{self._settled.batches} durably; restore its run directory, "
                     "or start with a new --run-dir"
                 )
+            self._tell_given_up()
             self._applied = applied
             self._taken = self._applied_parcels = self._unsaved = 0
 

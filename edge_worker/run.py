@@ -214,11 +214,13 @@ class Work:
         """Return the summary, or None where the run was interrupted, and the batches trained."""
         per_epoch = self.plan.batches_per_epoch
         done = checkpoint.position.batches
-        timing = TrainingTime(per_epoch, counters.totals().train_wall_s, done // per_epoch)
+        applied = outbox.settled.batches if self.strategy.uses_cloud else done
+        earlier_s = counters.totals().train_wall_s
+        timing = TrainingTime(self.plan.total_batches, per_epoch, earlier_s, done, applied)
         with Display(self.config, self.plan, counters, outbox) as display:
             runlog = RunLog(run_dir.metrics_file, per_epoch, checkpoint.mark, display.event)
-            display.start(done)
-            cloud.start(runlog, timing)
+            display.start(done, applied, runlog.accuracies())
+            cloud.start(runlog, timing, display.heard)
             loop = TrainingLoop(
                 config=self.config,
                 plan=self.plan,

@@ -76,18 +76,29 @@ class RunLog:
             self.edge_accuracy = correct / total
             self._write_evaluation("edge", batches, self.edge_accuracy)
 
-    def cloud_evaluation(self, result: EvaluationResult) -> None:
-        """The accuracy of the whole network; one already written is passed over."""
+    def cloud_evaluation(self, result: EvaluationResult) -> bool:
+        """The accuracy of the whole network; returns False for one already written, which is passed over."""
         with self._lock:
-            if result.batches not in self._results:
-                self._results[result.batches] = result
-                self._write_evaluation("cloud", result.batches, result.correct / result.total)
+            if result.batches in self._results:
+                return False
+            self._results[result.batches] = result
+            self._write_evaluation("cloud", result.batches, result.correct / result.total)
+            return True
 
     def cloud_accuracy(self, batches: int) -> float | None:
         """Return the whole network's accuracy after `batches` batches, if it was evaluated then."""
         with self._lock:
             result = self._results.get(batches)
         return None if result is None else result.correct / result.total
+
+    def accuracies(self) -> dict[str, float]:
+        """Return the last known accuracy of each side that has one."""
+        with self._lock:
+            known = {} if self.edge_accuracy is None else {"edge": self.edge_accuracy}
+            if self._results:
+                last = self._results[max(self._results)]
+                known["cloud"] = last.correct / last.total
+            return known
 
     @property
     def losses_through(self) -> int:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 from concurrent import futures
+from pathlib import Path
 
 import grpc
 import pytest
@@ -162,6 +163,27 @@ def test_port_that_is_taken_is_an_error(clouds, tmp_path):
     done = serve("--listen", cloud.address, "--run-dir", tmp_path / "other")
 
     refused(done, 1, f"cannot listen on {cloud.address}", "taken", "--listen")
+
+
+@pytest.mark.parametrize("side", ["edge", "cloud"])
+def test_ctrl_c_while_the_program_still_starts_is_one_line_and_exit_code_130(tmp_path, side):
+    """As it imports torch, which takes seconds on a small device."""
+    arguments = (
+        ["edge-worker", "train", "--dataset", "synthetic", "--cloud", NOBODY]
+        if side == "edge"
+        else ["cloud-worker", "serve", "--listen", "127.0.0.1:0"]
+    )
+    command = [BIN / arguments[0], *arguments[1:], "--run-dir", tmp_path]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=worker_env()
+    )
+    maps = f"/proc/{process.pid}/maps"
+    wait_for(lambda: "libtorch" in Path(maps).read_text(), "the import of torch")
+
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+
+    assert (process.returncode, out, err) == (130, "", "stopped by Ctrl-C\n")
 
 
 def test_run_dir_of_a_running_cloud_is_refused(clouds, tmp_path):

@@ -28,6 +28,10 @@ def stands_still(run_dir, least):
     return seen == edge_batches(run_dir) >= least
 
 
+def counts(run_dir):
+    return json.loads((run_dir / "counters.json").read_text())
+
+
 @pytest.fixture(scope="module")
 def untouched(tmp_path_factory):
     """What a run comes to that nobody touches."""
@@ -69,6 +73,28 @@ def test_ctrl_c_while_the_link_drains_is_heeded_too(clouds, tmp_path, untouched)
     resumed = run_edge(cloud.address, run_dir, "--link-rate", "1gbit", timeout_s=250)
     assert resumed.returncode == 0, resumed.stderr
     assert outcome(cloud.run_dir, run_dir) == untouched
+
+
+def test_lives_that_only_send_count_with_their_bytes_and_their_time(clouds, tmp_path):
+    """Killed twice after the edge's last batch: no byte and no life is forgotten, nor the time they took."""
+    cloud, run_dir = clouds(), tmp_path / "edge"
+    edge = start_edge(cloud.address, run_dir, *RUN, "--link-rate", "500kbit")
+    wait_for(lambda: edge_batches(run_dir) == BATCHES, "the edge's last batch")
+    edge.kill()
+    edge.communicate()
+    before = counts(run_dir)
+    edge = start_edge(cloud.address, run_dir)
+    wait_for(lambda: counts(run_dir)["bytes_up"] > before["bytes_up"] + 100_000, "some sending")
+    edge.kill()
+    edge.communicate()
+    sent = counts(run_dir)["bytes_up"]
+
+    assert run_edge(cloud.address, run_dir, timeout_s=250).returncode == 0
+
+    summary = json.loads((run_dir / "summary.json").read_text())
+    assert summary["resumes"] == 2
+    assert summary["bytes_up"] > sent
+    assert 0.1 < summary["link_utilisation"] < 1.1
 
 
 def test_sigterm_lets_the_cloud_save_and_the_edge_goes_on_with_its_successor(clouds, tmp_path, untouched):

@@ -183,7 +183,7 @@ def test_weights_of_a_finished_session_come_as_they_lie_on_the_disk(cloud, tmp_p
 def test_a_session_that_is_not_kept_is_not_found(cloud):
     with refused(Code.NOT_FOUND, f"keeps no session {OTHER}; is it the one that trained the run"):
         list(cloud.stub.ExportBack(pb.ExportRequest(session_id=OTHER)))
-    with refused(Code.NOT_FOUND, f"no session '{OTHER}' is open here"):
+    with refused(Code.NOT_FOUND, f"keeps no session {OTHER}; is it the one that trained the run"):
         cloud.stub.GetStatus(pb.StatusRequest(session_id=OTHER))
 
 

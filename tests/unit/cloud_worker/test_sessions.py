@@ -17,8 +17,8 @@ from cloud_worker.sessions import Sessions
 from common.errors import CapacityError, CheckpointError, CloudError, SessionError
 from common.wire import convert
 from common.wire.messages import End, Position
-from tests.unit.cloud_worker.fakes import CountingBack, FakeStream, apply, attached
-from tests.unit.records import SESSION, batch, batches, hello
+from tests.unit.cloud_worker.fakes import CountingBack, FakeStream, apply, attached, open_session
+from tests.unit.records import SESSION, batch, batches, hello, part
 
 OTHER = "11111111-1111-4111-8111-111111111111"
 THIRD = "22222222-2222-4222-8222-222222222222"
@@ -121,6 +121,39 @@ def test_a_finished_session_goes_before_an_unfinished_one(sessions):
     held(sessions, THIRD)
 
     assert held(sessions, SESSION) is unfinished
+
+
+def test_a_finished_session_leaves_memory_with_its_last_stream_and_is_found_on_the_disk(sessions):
+    request = hello()
+    with sessions.serving(request, ANYONE) as session:
+        stream = attached(session)
+        with sessions.serving(request, ANYONE):  # a second stream, such as one that reconnects
+            apply(session, stream, *batches(0, 1, 2), part(0), part(1), *batches(3, 4, 5), End(6))
+        assert sessions._live == {SESSION: session}
+        session.detach(stream)
+        in_memory = session.status()
+        network = weakref.ref(session._back)
+
+    assert sessions._live == {}
+    assert network() is None
+    found = sessions.status(SESSION, ANYONE)
+    assert found == in_memory
+    assert (found.finished, found.applied) == (True, Position(7))
+    assert held(sessions, SESSION).status().applied == Position(7)  # an edge that has to be told again
+    assert sessions._live == {}
+
+
+def test_where_a_session_stands_that_was_never_saved_is_told_from_the_disk_too(tmp_path, sessions):
+    open_session(tmp_path)
+
+    found = sessions.status(SESSION, ANYONE)
+
+    assert (found.applied, found.durable, found.finished, found.total_batches) == (
+        Position(0),
+        Position(0),
+        False,
+        6,
+    )
 
 
 def test_sessions_that_are_being_served_stay(sessions):

@@ -44,6 +44,8 @@ def command(capsys):
         calls.append((config, given))
         if config.name == "broken":
             raise DataError("the data is\n  gone;   bring it back")
+        if config.name == "slow":
+            raise KeyboardInterrupt
         if config.name == "bug":
             raise ZeroDivisionError("a bug")
 
@@ -164,6 +166,13 @@ def test_a_command_line_that_cannot_be_read_is_exit_code_2(command, arguments):
     assert (code, out) == (2, "")
     assert arguments[0] in err.splitlines()[-1]
     assert called == (None, None)
+
+
+def test_ctrl_c_is_one_line_and_exit_code_130(command):
+    """As a shell says it of a program that the signal has ended; click would say 1."""
+    code, out, err, _ = command("--name", "slow")
+
+    assert (code, out, err) == (130, "", "stopped by Ctrl-C\n")
 
 
 def test_a_bug_keeps_its_traceback(command):

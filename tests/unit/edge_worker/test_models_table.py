@@ -42,12 +42,24 @@ def test_options_change_the_network_that_is_described():
     )
 
 
-def test_table_has_a_row_for_each_split_point():
-    done = models("vgg11", "--classes", "20")
+@pytest.mark.parametrize(
+    "arguments", [["vgg19_bn", "--image-size", "224", "--classifier", "imagenet"], ["resnet50"]]
+)
+def test_tables_have_a_row_for_each_split_point_and_fit_80_columns(arguments):
+    """Off a terminal too: a name that is cut or wrapped cannot be given to --split."""
+    done = models(*arguments, "--classes", "1000")
 
     assert done.exit_code == 0
     rows = [line.split("│")[1].strip() for line in done.stdout.splitlines() if line.startswith("│")]
-    assert rows == [info["split"] for info in json.loads(models("vgg11", "--json").stdout)["vgg11"]]
+    assert rows == 2 * [
+        info["split"] for info in json.loads(models(*arguments, "--json").stdout)[arguments[0]]
+    ]
+    assert "…" not in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 80
+
+
+def test_list_of_all_models_fits_80_columns():
+    assert max(map(len, models().stdout.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,38 @@ def test_what_was_sent_or_applied_is_given_up_too():
     assert not outbox.wants_save
 
 
+def test_it_is_told_once_when_batches_begin_to_be_given_up_and_how_many_when_the_cloud_is_back(caplog):
+    """A run that loses a third of its data must not look as any other does until its table."""
+    outbox = Outbox(3 * SIZE, drop=True)
+    for record in batches(0, 1, 2, 3, 4):
+        outbox.offer(record)
+    assert caplog.messages == [
+        "the spool is full: from here on the oldest batches are given up, as --spool-full drop has it"
+    ]
+
+    outbox.rewind(START)
+    assert caplog.messages[1:] == ["3 batches were given up; the cloud does without"]
+    outbox.rewind(START)
+    assert len(caplog.messages) == 2
+
+    outbox.offer(batch(5))
+    outbox.confirm(Position(6), Position(6))
+    assert outbox.drain(lambda: True)
+    assert caplog.messages[2:] == [caplog.messages[0], "1 batch was given up; the cloud does without"]
+
+
+def test_a_batch_that_the_cloud_has_trained_is_not_told_as_given_up(caplog):
+    outbox = Outbox(2 * SIZE + 99, drop=True)
+    for record in batches(0, 1):
+        outbox.offer(record)
+    outbox.confirm(applied=Position(1), durable=START)
+
+    outbox.offer(batch(2))
+
+    assert [kind for kind, _ in sent(outbox)] == [Skip, Skip, Batch]
+    assert "1 batch was given up" in caplog.text
+
+
 def test_evaluations_are_not_given_up():
     outbox = Outbox(4 * SIZE, drop=True)
     for record in (*batches(0, 1, 2), part(0), part(1), batch(3)):

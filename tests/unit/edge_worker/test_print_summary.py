@@ -44,7 +44,16 @@ def test_table_has_both_accuracies_and_what_each_part_took(capsys):
     print_summary(SUMMARY)
 
     out = capsys.readouterr().out
-    for words in ("70.00%", "80.00%", "layer2, 4", "25s", "6.5s", "3MiB", "6mbit, 14%"):
+    for words in (
+        "70.00%",
+        "80.00%",
+        "layer2, 4",
+        "25s",
+        "6.5s",
+        "3MiB",
+        "6mbit, 14%",
+        "the cloud (its whole process)",
+    ):
         assert words in out
 
 

@@ -164,3 +164,14 @@ def test_a_loss_that_is_not_finite_is_null_on_either_side(open_log, lines):
     log.cloud_losses(0, (math.inf,))
 
     assert [line["loss"] for line in lines()] == [None, None]
+
+
+def test_accuracies_of_earlier_lives_are_known_again(open_log):
+    log = open_log()
+    assert log.accuracies() == {}
+    log.edge_evaluation(batches=6, correct=1, total=4)
+    log.cloud_evaluation(result(3))
+    log.cloud_evaluation(result(6, correct=7))
+    mark = log.mark()
+
+    assert open_log(mark).accuracies() == {"edge": 0.25, "cloud": 0.875}
