@@ -21,7 +21,7 @@ from common.endpoint import Endpoint
 from common.errors import CloudError, HeadwaterError, SessionError
 from common.link.framing import STREAM_OPEN_BYTES
 from common.link.interceptors import LinkInterceptor
-from common.logs import one_line
+from common.logs import one_line, short_reason
 from common.wire import convert
 from common.wire.checks import check_reply
 from common.wire.generated import training_pb2 as pb
@@ -181,9 +181,8 @@ class Uplink:
                         raise self._no_cloud(lost) from lost
                 else:
                     what = "lost the cloud" if self._welcome else f"no cloud answers at {self._config.cloud}"
-                    log.warning(
-                        "%s (%s); training goes on, trying again in %.1f s", what, refusal or lost, pause
-                    )
+                    goes_on = "what is left is sent then" if self._outbox.complete else "training goes on"
+                    log.warning("%s (%s); trying again in %.1f s, %s", what, refusal or lost, pause, goes_on)
                 with self._changed:
                     self._changed.wait_for(lambda: self._closing, pause)
 
@@ -403,7 +402,7 @@ class _Replies:
             code, details = item.code(), one_line(item.details() or "")
             if code in FATAL:
                 raise FATAL[code](f"the cloud refused: {details}") from item
-            raise StreamLostError(f"{code.name}: {details}") from item
+            raise StreamLostError(f"{code.name}: {short_reason(details)}") from item
         if isinstance(item, BaseException):
             raise item
         if item is None:
