@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from cloud_worker.config import ServeConfig
+from common.address import split_address
 from common.endpoint import Endpoint
 from common.errors import ConfigError
 from common.flags import Commands, options_of
@@ -45,6 +46,7 @@ def health(tls: ClientTls, given: frozenset[str], address: str) -> None:
     """Ask the server at ADDRESS whether it serves; exit code 0 where it does."""
     from cloud_worker.health import check_health
 
+    split_address(address, "ADDRESS")
     click.echo(check_health(Endpoint(address, read_client_tls(tls))))
 
 

@@ -16,7 +16,7 @@ from cloud_worker.interceptors import OPEN_AT_ONCE, ErrorsToStatus, OnlyKnown
 from cloud_worker.memory import freeze_objects, limit_heaps, thaw_objects
 from cloud_worker.service import TrainingService
 from cloud_worker.sessions import Sessions
-from common.address import split_address
+from common.address import resolves, split_address
 from common.errors import ConfigError
 from common.models.catalogue import model_names
 from common.rundir import lock_run_dir
@@ -125,10 +125,10 @@ def start_server(sessions: Sessions, config: ServeConfig, door: Door) -> tuple[g
         else:
             port = server.add_secure_port(config.listen, credentials)
     except RuntimeError as error:
-        raise ConfigError(
-            f"cannot listen on {config.listen}: the port is taken or the address is not this machine's; "
-            "choose another with --listen"
-        ) from error
+        why = "the port is taken or the address is not this machine's"
+        if not resolves(host := split_address(config.listen, "--listen")[0]):
+            why = f"the name {host!r} does not resolve"
+        raise ConfigError(f"cannot listen on {config.listen}: {why}; choose another with --listen") from error
     server.start()
     for service_name in ("", "headwater.v1.Training"):
         checks.set(service_name, health_pb2.HealthCheckResponse.SERVING)

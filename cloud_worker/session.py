@@ -42,7 +42,10 @@ log = logging.getLogger(__name__)
 MAX_LOSSES_PER_ACK = 10_000
 # Losses that the edge has not yet said to have on its disk; it does at each of its checkpoints.
 MAX_LOSSES_KEPT = 1_000_000
-TAKEN_OVER = "a newer stream of this session has taken over; this process must stop"
+TAKEN_OVER = (
+    "a newer stream of this session has taken over; this process must stop: another one goes on "
+    "with this run directory, or with a copy of it"
+)
 
 
 class Stream(Protocol):

@@ -1,6 +1,7 @@
 """HOST:PORT, and whether it is on this machine."""
 
 import ipaddress
+import socket
 
 from common.errors import ConfigError
 
@@ -8,9 +9,18 @@ from common.errors import ConfigError
 def split_address(address: str, name: str) -> tuple[str, int]:
     """Return host and port of `HOST:PORT`; raises ConfigError naming the flag `name`."""
     host, colon, port = address.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+    wrong = not colon or not host or not port.isdecimal() or int(port) > 65535
+    if wrong or any(char in "/@?#" or char.isspace() for char in host):  # of a URL, or a slip
         raise ConfigError(f"{name} wants HOST:PORT such as 127.0.0.1:50051, got {address!r}")
     return host.strip("[]"), int(port)
+
+
+def resolves(host: str) -> bool:
+    """Tell whether this machine finds an address for `host`."""
+    try:
+        return bool(socket.getaddrinfo(host, None))
+    except (OSError, UnicodeError):
+        return False
 
 
 def is_loopback(host: str) -> bool:

@@ -1,5 +1,6 @@
 """Files and directories that a power cut finds whole: what has returned is on the disk."""
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -24,7 +25,23 @@ def write_atomic(path: Path, data: bytes) -> None:
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
-        raise CheckpointError(f"cannot write {path}: {error.strerror}; make room and start again") from error
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> CheckpointError:
+    """Return what to raise where `path` could not be written, with what helps against this reason."""
+    advice = {
+        errno.ENOSPC: "make room and start again",
+        errno.EDQUOT: "make room and start again",
+        errno.EFBIG: "raise the limit on file sizes (ulimit -f) and start again",
+        errno.ENOENT: f"is the folder {path.parent} still there?",
+        errno.ENOTDIR: f"{path.parent} must be a folder",
+        errno.EROFS: "mount the disk writable, or use another place",
+        errno.EACCES: "let this user write there, or use another place",
+        errno.EPERM: "let this user write there, or use another place",
+    }
+    what = advice.get(error.errno or 0, "mend that and start again")
+    return CheckpointError(f"cannot write {path}: {error.strerror}; {what}")
 
 
 def make_directory(path: Path) -> None:

@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
-from common.errors import HeadwaterError
+from common.errors import ConfigError, HeadwaterError
+from common.variables import named
 
 T = TypeVar("T")
 
@@ -36,7 +37,10 @@ def options_of(config_type: type[T]) -> Callable[[Callable[..., None]], Callable
             defaulted = (click.core.ParameterSource.DEFAULT, click.core.ParameterSource.DEFAULT_MAP)
             config = {option.name: values.pop(option.name) for option in options}
             given = {name for name in config if context.get_parameter_source(name) not in defaulted}
-            command(config_type(**config), frozenset(given), **values)
+            try:
+                command(config_type(**config), frozenset(given), **values)
+            except ConfigError as error:
+                raise ConfigError(f"{error}{_variable_behind(str(error), context)}") from error
 
         run.__doc__, run.__name__ = command.__doc__, command.__name__
         for field in reversed(options):
@@ -46,6 +50,12 @@ def options_of(config_type: type[T]) -> Callable[[Callable[..., None]], Callable
         return run
 
     return decorate
+
+
+def _variable_behind(message: str, context: click.Context) -> str:
+    """Return " (from VARIABLE)" where a message is about a flag that the environment gave."""
+    flags = {option: parameter for parameter in context.command.params for option in parameter.opts}
+    return named(context, flags.get(message.partition(" ")[0]))
 
 
 class Commands(click.Group):
@@ -58,5 +68,9 @@ class Commands(click.Group):
         except KeyboardInterrupt:  # where the command does not take the signal itself
             click.echo("stopped by Ctrl-C", err=True)
             raise click.exceptions.Exit(128 + signal.SIGINT) from None
+        except click.BadParameter as error:
+            if variable := named(error.ctx, error.param):
+                raise click.BadParameter(error.message + variable, error.ctx, error.param) from error
+            raise
         except HeadwaterError as error:
             raise click.ClickException(" ".join(str(error).split())) from error

@@ -20,6 +20,12 @@ def one_line(text: str) -> str:
     return plain if len(plain) <= MAX_LINE else f"{plain[:MAX_LINE]}... ({len(text)} characters)"
 
 
+def short_reason(details: str) -> str:
+    """Return the last and only useful part of what gRPC says where a connection fails."""
+    nested = "last error: " in details or details.startswith(("DNS resolution failed", "errors resolving"))
+    return details.rpartition(": ")[2].rstrip("]") if nested else details
+
+
 class _Stderr(io.TextIOBase):
     """Whatever stderr is at the moment: a live display takes its place, so that lines appear above it."""
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from common.durable import cannot_write
 from common.errors import CheckpointError
 
 
@@ -68,6 +69,4 @@ class MetricsLog:
         try:
             yield
         except OSError as error:
-            raise CheckpointError(
-                f"cannot write {self._path}: {error.strerror}; make room and start again"
-            ) from error
+            raise cannot_write(self._path, error) from error

@@ -55,7 +55,9 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"--device {name!r} cannot be used here; try auto, cpu, cuda or cuda:N") from error
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        cuda = f", cuda or cuda:N with N below {count}" if count else "; torch sees no CUDA GPU here"
+        raise ConfigError(f"--device {name!r} cannot be used here; try auto or cpu{cuda}") from error
     return device
 
 

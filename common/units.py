@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import click
 
 from common.errors import ConfigError
+from common.variables import named
 
 RATE_UNITS = {"bit": 1, "kbit": 10**3, "mbit": 10**6, "gbit": 10**9}
 SIZE_UNITS = {
@@ -155,7 +156,9 @@ class Unit(click.ParamType):  # type: ignore[type-arg]  # generic only in newer 
         except ConfigError:
             flag = param.opts[0] if param is not None and param.opts else self.name
             # Not self.fail: its line would start with "Invalid value for".
-            raise click.UsageError(f"{flag} wants {self.wanted}, got {value!r}", ctx) from None
+            raise click.UsageError(
+                f"{flag} wants {self.wanted}, got {value!r}{named(ctx, param)}", ctx
+            ) from None
 
 
 def _parse(text: str, units: dict[str, Any], wanted: str, slash: str = "") -> float:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from common.errors import CheckpointError
+from common.durable import cannot_write
 from common.metrics import peak_rss_bytes
 
 log = logging.getLogger(__name__)
@@ -107,9 +107,7 @@ class Counters:
             except OSError as error:
                 with suppress(OSError):
                     partial.unlink()
-                raise CheckpointError(
-                    f"cannot write {self._path}: {error.strerror}; make room and start again"
-                ) from error
+                raise cannot_write(self._path, error) from error
 
 
 def _read(path: Path) -> Totals | None:

@@ -210,5 +210,5 @@ def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     if s["batches_skipped"]:
         rows.append(("batches given up", str(s["batches_skipped"])))
     if s["resumes"]:
-        rows.append(("resumed", f"{s['resumes']} times"))
+        rows.append(("resumed", "1 time" if s["resumes"] == 1 else f"{s['resumes']} times"))
     return rows

@@ -14,7 +14,7 @@ from common.checkpoint import tensors_to_bytes
 from common.durable import write_atomic
 from common.endpoint import Endpoint
 from common.errors import CheckpointError, CloudError, ConfigError, HeadwaterError, WireError
-from common.logs import one_line
+from common.logs import one_line, short_reason
 from common.models.catalogue import ModelSpec, loading_lines, skeleton
 from common.strategies import find_strategy
 from common.wire.generated import training_pb2 as pb
@@ -152,7 +152,7 @@ def _explain(error: grpc.RpcError, cloud: Endpoint) -> HeadwaterError:
     if refusal := cloud.explain_failure():
         return CloudError(refusal)
     return CloudError(
-        f"no cloud answers at {cloud.address} ({code.name}: {details}); "
+        f"no cloud answers at {cloud.address} ({code.name}: {short_reason(details)}); "
         "start `cloud-worker serve` there, or give its address with --cloud"
     )
 

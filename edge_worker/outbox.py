@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from common.errors import HeadwaterError, SessionError
 from common.wire.convert import record_to_bytes
-from common.wire.messages import EvaluationPart, Position, Record, Skip
+from common.wire.messages import End, EvaluationPart, Position, Record, Skip
 from edge_worker.spool import Entry, Kept, Spool
 
 log = logging.getLogger(__name__)
@@ -90,6 +90,7 @@ class Outbox:
         self._settled = self._applied = self._end = Position(0)
         self._error: HeadwaterError | None = None
         self._leaving = False
+        self._complete = False
         self._given_up = 0  # batches, since it was last told how many
 
     # -------------------------------------------------------------- for the training thread
@@ -125,6 +126,7 @@ class Outbox:
             waited_s = self._wait_for_room(parcel.room)
             self.check()
             self._end = record.after
+            self._complete = isinstance(record, End)
             wanted, settled = record.after > self._settled, self._settled
             full = self._memory + len(data) > self._memory_limit and not self._free_memory(len(data))
         if wanted and full and self._spool is not None:
@@ -315,6 +317,11 @@ class Outbox:
     def leaving(self) -> bool:
         """Whether the run is being interrupted."""
         return self._leaving
+
+    @property
+    def complete(self) -> bool:
+        """Whether all records of the run were offered."""
+        return self._complete
 
     @property
     def end(self) -> Position:

@@ -16,7 +16,7 @@ from common.models.catalogue import ModelSpec
 from common.rundir import lock_run_dir
 from common.strategies import Strategy, find_strategy
 from common.training import Optimisation, Trainee, resolve_device, resolve_precision, use_threads
-from common.units import resolve_link
+from common.units import format_size, resolve_link
 from common.wire.messages import Position, Run, Welcome
 from edge_worker.access import endpoint
 from edge_worker.checkpoints import Checkpoint, EdgeCheckpoints
@@ -131,9 +131,8 @@ class Work:
             return
         batch = packed_bytes((self.config.batch_size, *self.network.activation_shape), self.config.bits)
         if self.config.spool < 2 * batch:
-            raise ConfigError(
-                f"--spool must hold two batches, {2 * batch} bytes here, got {self.config.spool} bytes"
-            )
+            wanted, got = format_size(2 * batch), format_size(self.config.spool)
+            raise ConfigError(f"--spool must hold two batches, {wanted} here, got {got}")
 
     # -------------------------------------------------------------- the run
 

@@ -106,7 +106,10 @@ class RunDir:
         try:
             summary: dict[str, Any] = json.loads(self.summary_file.read_text())
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{self.summary_file} is damaged: {error}") from error
+            raise CheckpointError(
+                f"{self.summary_file} is damaged: {error}; delete it, "
+                f"and edge-worker train --run-dir {self.path} writes it anew"
+            ) from error
         return summary
 
     def write_summary(self, summary: dict[str, Any]) -> None:
@@ -120,7 +123,10 @@ class RunDir:
             if unknown or not {"session_id", "generation"} <= set(saved):
                 raise ValueError(f"it has no identity, or settings unknown here: {sorted(unknown)}")
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{self._run_file} is damaged: {error}") from error
+            raise CheckpointError(
+                f"{self._run_file} is damaged: {error}; put a copy of it back, "
+                "or start a new run with another --run-dir"
+            ) from error
         return saved
 
 

@@ -228,7 +228,8 @@ class Spool:
         log.warning("%s", self.damage)
 
     def _failure(self, error: sqlite3.Error) -> CheckpointError:
-        return CheckpointError(f"cannot use {self._path}: {error}; make room and start again")
+        advice = "make room" if "full" in str(error) else "mend that"
+        return CheckpointError(f"cannot use {self._path}: {error}; {advice} and start again")
 
 
 def _connect(path: str) -> sqlite3.Connection:

@@ -19,7 +19,7 @@ from common.endpoint import Endpoint
 from common.errors import CloudError, HeadwaterError, SessionError
 from common.link.framing import STREAM_OPEN_BYTES
 from common.link.interceptors import LinkInterceptor
-from common.logs import one_line
+from common.logs import one_line, short_reason
 from common.wire import convert
 from common.wire.checks import check_reply
 from common.wire.generated import training_pb2 as pb
@@ -186,7 +186,8 @@ class Uplink:
                 else:
                     what = "lost the cloud" if self._welcome else f"no cloud answers at {self._config.cloud}"
                     why = refusal or f"{what} ({lost})"
-                    log.warning("%s; training goes on, trying again in %.1f s", why, pause)
+                    goes_on = "what is left is sent then" if self._outbox.complete else "training goes on"
+                    log.warning("%s; trying again in %.1f s, %s", why, pause, goes_on)
                 with self._changed:
                     self._changed.wait_for(lambda: self._closing, pause)
 
@@ -401,7 +402,7 @@ def _next(replies: Replies, run: Run, timeout_s: float) -> Welcome | Ack | None:
         code, details = error.code(), one_line(error.details() or "")
         if code in FATAL:
             raise FATAL[code](f"the cloud refused: {details}") from error
-        raise StreamLostError(f"{code.name}: {details}") from error
+        raise StreamLostError(f"{code.name}: {short_reason(details)}") from error
     if proto is None:
         return None
     reply = convert.reply_from_proto(proto)

@@ -65,7 +65,8 @@ def command(capfd):
         (["--precision", "half"], ["--precision", "half", "bfloat16"]),
         (["--device", "tpu"], ["--device", "tpu"]),
         (["--train-limit", "100000"], ["100000", "5000"]),
-        (["--spool", "64KiB"], ["--spool", "two batches"]),
+        (["--spool", "64KiB"], ["--spool must hold two batches, 128KiB here, got 64KiB"]),
+        (["--cloud", "http://127.0.0.1:9"], ["--cloud wants HOST:PORT", "http://"]),
         (["--log-level", "loud"], ["--log-level", "loud"]),
         (["--dataset", "imagefolder", "--data-dir", "nowhere"], ["nowhere", "--data-dir"]),
         (["--connect-timeout", "1s"], ["no cloud answers at 127.0.0.1:9", "--cloud"]),
@@ -163,6 +164,21 @@ def test_port_that_is_taken_is_an_error(clouds, tmp_path):
     done = serve("--listen", cloud.address, "--run-dir", tmp_path / "other")
 
     refused(done, 1, f"cannot listen on {cloud.address}", "taken", "--listen")
+    assert done.stderr.count("\n") == 1  # not a word of gRPC's own
+
+
+def test_a_name_that_does_not_resolve_is_told_from_a_port_that_is_taken(tmp_path):
+    listen = "nosuchhost.invalid:50062"
+    done = serve("--listen", listen, "--insecure", "--run-dir", tmp_path)
+
+    refused(done, 1, f"cannot listen on {listen}: the name 'nosuchhost.invalid' does not resolve", "--listen")
+
+
+def test_health_wants_a_port(tmp_path):
+    command = [BIN / "cloud-worker", "health", "foo"]
+    done = subprocess.run(command, capture_output=True, text=True, env=worker_env(), timeout=120)
+
+    refused(done, 1, "ADDRESS wants HOST:PORT", "'foo'")
 
 
 @pytest.mark.parametrize("side", ["edge", "cloud"])

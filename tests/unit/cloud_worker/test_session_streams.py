@@ -28,7 +28,10 @@ def test_a_newer_generation_takes_over_and_the_older_stream_does_nothing_more(tm
     new = attached(session, generation=2)
 
     assert isinstance(old.error, FencedError)
-    assert str(old.error) == "a newer stream of this session has taken over; this process must stop"
+    assert str(old.error) == (
+        "a newer stream of this session has taken over; this process must stop: another one goes on "
+        "with this run directory, or with a copy of it"
+    )
     with pytest.raises(FencedError, match="a newer stream of this session has taken over"):
         session.apply(batch(0), old)
     with pytest.raises(FencedError, match="a newer stream of this session has taken over"):

@@ -145,7 +145,7 @@ def test_a_command_may_have_options_beside_its_config():
     ("arguments", "variable", "line"),
     [
         (["--batch-size", "1"], "", "Error: --batch-size must be 2 or more, got 1"),
-        ([], "1", "Error: --batch-size must be 2 or more, got 1"),
+        ([], "1", "Error: --batch-size must be 2 or more, got 1 (from APP_TRAIN_BATCH_SIZE)"),
         (["--name", "broken"], "", "Error: the data is gone; bring it back"),
     ],
     ids=["a flag", "a variable", "the command"],
@@ -166,6 +166,23 @@ def test_a_command_line_that_cannot_be_read_is_exit_code_2(command, arguments):
     assert (code, out) == (2, "")
     assert arguments[0] in err.splitlines()[-1]
     assert called == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "line"),
+    [
+        ("APP_TRAIN_BATCH_SIZE", "two", "'two' is not a valid integer. (from APP_TRAIN_BATCH_SIZE)"),
+        ("APP_TRAIN_WINDOW", "8", "8MiB, got '8' (from APP_TRAIN_WINDOW)"),
+    ],
+)
+def test_a_variable_that_cannot_be_read_is_named(command, monkeypatch, variable, value, line):
+    """Nobody looks for it where no flag was given."""
+    monkeypatch.setenv(variable, value)
+
+    code, _, err, _ = command()
+
+    assert code == 2
+    assert err.splitlines()[-1].endswith(line)
 
 
 def test_ctrl_c_is_one_line_and_exit_code_130(command):

@@ -93,7 +93,7 @@ def test_a_line_that_finds_no_room_is_named_with_what_to_do(log):
     try:
         with pytest.raises(
             CheckpointError,
-            match=r"^cannot write .*metrics\.jsonl: File too large; make room and start again$",
+            match=r"^cannot write .*metrics\.jsonl: File too large; raise the limit on file sizes",
         ):
             log.write(seq=1)
     finally:
@@ -103,7 +103,7 @@ def test_a_line_that_finds_no_room_is_named_with_what_to_do(log):
 def test_a_file_that_cannot_be_opened_is_named(tmp_path):
     (tmp_path / "metrics.jsonl").mkdir()
 
-    with pytest.raises(CheckpointError, match=r"^cannot write .*metrics\.jsonl: Is a directory; make room"):
+    with pytest.raises(CheckpointError, match=r"^cannot write .*metrics\.jsonl: Is a directory; mend that"):
         MetricsLog(tmp_path / "metrics.jsonl", keep_bytes=0)
 
 

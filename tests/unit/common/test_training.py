@@ -69,7 +69,7 @@ def test_state_of_another_network_is_refused():
 
 
 def test_unknown_device_is_refused_in_one_line():
-    with pytest.raises(ConfigError, match="--device 'tpu' cannot be used here"):
+    with pytest.raises(ConfigError, match="--device 'tpu' cannot be used here; try auto or cpu"):
         resolve_device("tpu")
 
 

@@ -66,6 +66,14 @@ def test_table_of_a_network_trained_whole_has_no_link_and_no_cloud(capsys):
     assert "link" not in out
 
 
+@pytest.mark.parametrize(("resumes", "words"), [(1, "1 time "), (2, "2 times ")])
+def test_resumes_are_counted_in_good_english(capsys, resumes, words):
+    print_summary({**SUMMARY, "resumes": resumes, "batches_skipped": 0})
+
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "resumed" in line]
+    assert words in line
+
+
 @pytest.mark.parametrize(("whole", "said"), [(0.705, True), (0.6, True), (0.711, False), (0.8, False)])
 def test_user_is_told_where_the_back_hardly_beats_the_exit(capsys, whole, said):
     print_summary({**SUMMARY, "cloud_accuracy": whole})

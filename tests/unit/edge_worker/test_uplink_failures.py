@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from common import errors
-from common.wire.messages import Ack, Position
+from common.wire.messages import Ack, End, Position
 from tests.unit.edge_worker.fake_cloud import abort, deaf, fake_cloud, serving, welcome
 from tests.unit.records import batches
 
@@ -183,7 +183,8 @@ def test_nothing_may_be_offered_to_an_uplink_that_failed_of_itself(edge, monkeyp
 
 
 def test_nobody_at_the_address_is_said_after_the_timeout(edge, nobody):
-    words = rf"^no cloud answers at {nobody} within 0\.2 s \(.+\); start `cloud-worker serve` there"
+    reason = r"UNAVAILABLE: Connection refused( \(111\))?"
+    words = rf"^no cloud answers at {nobody} within 0\.2 s \({reason}\); start `cloud-worker serve` there"
 
     with pytest.raises(errors.CloudError, match=words) as raised:
         edge(nobody, connect_timeout=0.2).uplink.connect()
@@ -219,7 +220,7 @@ def test_a_run_that_was_served_before_tries_again(edge, caplog, code, kind):
         assert sender.settled()
 
     assert len(cloud.hellos) == 3
-    assert "the cloud refused: for this reason; training goes on, trying again in" in caplog.text
+    assert "the cloud refused: for this reason; trying again in" in caplog.text
 
 
 @mendable
@@ -233,6 +234,24 @@ def test_a_run_that_was_served_in_an_earlier_life_tries_again(edge, code, kind):
         assert sender.settled()
 
     assert len(cloud.hellos) == 2
+
+
+@pytest.mark.parametrize(
+    ("records", "said"),
+    [(batches(0), "training goes on"), ([*batches(0, 1, 2, 3, 4, 5), End(6)], "what is left is sent then")],
+    ids=["in training", "all trained"],
+)
+def test_a_lost_cloud_is_said_with_what_goes_on(edge, caplog, records, said):
+    with fake_cloud(deaf(1, abort(Code.UNAVAILABLE)), serving()) as cloud:
+        sender = edge(cloud.address)
+        sender.uplink.connect()
+        sender.outbox.start(Position(0), settled=Position(0))
+        sender.offer(*records)
+        sender.uplink.start()
+        assert sender.settled()
+
+    assert any(line.startswith("lost the cloud (UNAVAILABLE: for this reason); ") for line in caplog.messages)
+    assert said in caplog.text
 
 
 def test_a_cloud_that_falls_silent_is_left_for_another_stream(edge, monkeypatch):
