@@ -5,12 +5,16 @@ import socket
 
 from common.errors import ConfigError
 
+MAX_LABEL = 63  # RFC 1035, 2.3.4
+
 
 def split_address(address: str, name: str) -> tuple[str, int]:
     """Return host and port of `HOST:PORT`; raises ConfigError naming the flag `name`."""
     host, colon, port = address.rpartition(":")
     wrong = not colon or not host or not port.isdecimal() or int(port) > 65535
-    if wrong or any(char in "/@?#" or char.isspace() for char in host):  # of a URL, or a slip
+    # A URL, or a slip; the last two are no labels of a name.
+    wrong = wrong or any(char in "/@?#" or char.isspace() for char in host)
+    if wrong or ".." in host or host.startswith(".") or max(map(len, host.split("."))) > MAX_LABEL:
         raise ConfigError(f"{name} wants HOST:PORT such as 127.0.0.1:50051, got {address!r}")
     return host.strip("[]"), int(port)
 

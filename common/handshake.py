@@ -41,7 +41,7 @@ def explain_failure(address: str, tls: Tls | None) -> str | None:
                 "or leave out --tls-ca"
             )
         return f"TLS with the cloud at {address} fails: {error.reason or error}"
-    except OSError:
+    except (OSError, UnicodeError):  # the latter for what no name can be
         return None
 
 

@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 
 from common.errors import HeadwaterError, SessionError
 from common.wire.convert import record_to_bytes
@@ -88,6 +89,8 @@ class Outbox:
         self._applied_parcels = 0  # how many of them the cloud has applied, but not durably
         self._unsaved = 0  # room that those take
         self._settled = self._applied = self._end = Position(0)
+        self._kept_through = 0  # how many of them are not to be given up, from the oldest on
+        self._blocked = False  # an offer waits for room
         self._error: HeadwaterError | None = None
         self._leaving = False
         self._complete = False
@@ -177,8 +180,10 @@ class Outbox:
             if self._drop and self._give_up_oldest():
                 continue
             started = time.monotonic()
+            self._blocked = True
             self.changed.wait()
             waited_s += time.monotonic() - started
+        self._blocked = False
         return waited_s
 
     def _give_up_oldest(self) -> bool:
@@ -186,7 +191,10 @@ class Outbox:
 
         It may have been applied already: then the Skip goes only to a cloud that lost it again.
         """
-        for index, parcel in enumerate(self._parcels):
+        while self._kept_through < len(self._parcels):
+            index = self._kept_through
+            parcel = self._parcels[index]
+            self._kept_through += 1
             if parcel.droppable:
                 self._count_given_up(applied=index < self._applied_parcels)
                 data = record_to_bytes(Skip(parcel.after.batches - 1))
@@ -212,13 +220,12 @@ class Outbox:
     def _tell_given_up(self) -> None:
         if self._given_up:
             batches = "1 batch was" if self._given_up == 1 else f"{self._given_up} batches were"
-            log.warning("%s given up; the cloud does without", batches)
+            log.warning("%s given up; the cloud lacks what it had not received", batches)
             self._given_up = 0
 
     def _free_memory(self, wanted: int) -> bool:
         """Let go of the bytes that the spool has too and that were sent; True if so many are free now."""
-        for index in range(self._taken):
-            parcel = self._parcels[index]
+        for parcel in islice(self._parcels, self._taken):
             if parcel.spooled and parcel.data is not None:
                 self._memory -= len(parcel.data)
                 parcel.data = None
@@ -288,6 +295,7 @@ class Outbox:
                 self._unsaved -= parcel.room
                 self._applied_parcels -= 1
                 self._taken = max(0, self._taken - 1)
+                self._kept_through = max(0, self._kept_through - 1)
             self.changed.notify_all()
 
     def fail(self, error: HeadwaterError) -> None:
@@ -340,5 +348,7 @@ class Outbox:
 
     @property
     def wants_save(self) -> bool:
-        """Whether it is over half full, and a save at the cloud would free a good part of it."""
+        """Whether a save at the cloud would free a good part of an outbox that is over half full, or all."""
+        if self._blocked and self._parcels and self._applied_parcels == len(self._parcels):
+            return True  # the cloud has nothing left to do: a batch may take more than half of the room
         return self._room > self._limit // 2 and self._unsaved > self._limit // 4

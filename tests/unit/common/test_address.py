@@ -28,6 +28,9 @@ def test_host_and_port_are_told_apart(address, host, port):
         "http://127.0.0.1:50051",
         "me@host:1",
         "a b:1",
+        "a..b:1",
+        ".b:1",
+        "x" * 64 + ":1",
     ],
 )
 def test_what_is_no_address_is_refused_by_its_flag(address):

@@ -6,8 +6,9 @@ import pytest
 
 from common.errors import CloudError, SessionError
 from common.wire.convert import record_to_bytes
-from common.wire.messages import Position, Skip
+from common.wire.messages import EvaluationPart, Position, Skip
 from edge_worker.outbox import RECORD_OVERHEAD, Outbox
+from tests.unit.records import PACKED
 
 SIZE = len(record_to_bytes(Skip(1))) + RECORD_OVERHEAD
 
@@ -135,3 +136,22 @@ def test_settled_means_that_all_offered_is_durable():
     outbox.confirm(applied=Position(3), durable=Position(3))
     waiting.join(10)
     assert drained == [True]
+
+
+def test_a_save_is_wanted_where_an_offer_waits_and_the_cloud_has_nothing_left_to_apply():
+    """Records may be so large that the room is less than half full, and there is still none for another."""
+    outbox = Outbox(4 * SIZE)
+    outbox.offer(Skip(1))
+    outbox.confirm(applied=Position(2), durable=Position(0))
+    assert not outbox.wants_save
+    large = threading.Thread(target=outbox.offer, args=(EvaluationPart(2, 0, 1, PACKED, (0,) * 4 * SIZE),))
+    large.start()
+    while not outbox.wants_save:
+        large.join(0.01)
+        assert large.is_alive()
+
+    outbox.confirm(applied=Position(2), durable=Position(2))
+    large.join(10)
+
+    assert outbox.end == Position(2, 1)
+    assert not outbox.wants_save

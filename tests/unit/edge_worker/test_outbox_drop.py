@@ -81,14 +81,17 @@ def test_it_is_told_once_when_batches_begin_to_be_given_up_and_how_many_when_the
     ]
 
     outbox.rewind(START)
-    assert caplog.messages[1:] == ["3 batches were given up; the cloud does without"]
+    assert caplog.messages[1:] == ["3 batches were given up; the cloud lacks what it had not received"]
     outbox.rewind(START)
     assert len(caplog.messages) == 2
 
     outbox.offer(batch(5))
     outbox.confirm(Position(6), Position(6))
     assert outbox.drain(lambda: True)
-    assert caplog.messages[2:] == [caplog.messages[0], "1 batch was given up; the cloud does without"]
+    assert caplog.messages[2:] == [
+        caplog.messages[0],
+        "1 batch was given up; the cloud lacks what it had not received",
+    ]
 
 
 def test_a_batch_that_the_cloud_has_trained_is_not_told_as_given_up(caplog):
