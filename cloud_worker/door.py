@@ -57,5 +57,8 @@ def _warn_before_end(tls: Tls, config: ServeConfig) -> None:
 
     assert tls.certificate is not None  # a server with TLS has one
     end, _ = read_certificate(tls.certificate)
-    if end - datetime.now(timezone.utc) < WARN_BEFORE_END:
+    left = end - datetime.now(timezone.utc)
+    if left <= timedelta(0):
+        log.warning("--tls-cert %s ended on %s; edges refuse it", config.tls_cert, end.date())
+    elif left < WARN_BEFORE_END:
         log.warning("--tls-cert %s ends on %s; edges will refuse it then", config.tls_cert, end.date())

@@ -56,6 +56,9 @@ class Limits:
         if not self.idle_timeout > 0:
             raise ConfigError("--idle-timeout must be above 0s, got 0s")
 
+        if self.model_names == frozenset():
+            raise ConfigError("--models must name a model, got none; leave it out to allow all")
+
     @property
     def model_names(self) -> frozenset[str] | None:
         """The models allowed; None for all."""

@@ -67,16 +67,22 @@ class EdgeCheckpoints:
         Raises:
             CheckpointError: there is none that can be resumed from.
         """
-        for number in sorted(self._kept, reverse=True):
+        there = sorted(self._kept)
+        for number in reversed(there):
             if self._kept[number].position <= covered:
                 tensors, numbers = self._store.load(number)
                 self._store.keep_only(set(self._kept))
                 return _from_numbers(numbers, tensors)
             del self._kept[number]
+        if not self._can_begin_anew and not there:
+            raise CheckpointError(
+                f"all checkpoints in {self._directory} are damaged; start a new run with another --run-dir"
+            )
         if not self._can_begin_anew:
             raise CheckpointError(
-                f"no checkpoint in {self._directory} can be resumed from: the records that they stand on are "
-                f"whole up to batch {covered.batches} only; start a new run with another --run-dir"
+                f"the checkpoints in {self._directory} (of batch {' and '.join(map(str, there))}) stand on "
+                f"records that are whole up to batch {covered.batches} only; "
+                "start a new run with another --run-dir"
             )
         self._store.keep_only(set())
         return Checkpoint()

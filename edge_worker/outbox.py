@@ -91,6 +91,7 @@ class Outbox:
         self._settled = self._applied = self._end = Position(0)
         self._kept_through = 0  # how many of them are not to be given up, from the oldest on
         self._blocked = False  # an offer waits for room
+        self._told_full = False  # told once, as a slow link may have it so all the time
         self._error: HeadwaterError | None = None
         self._leaving = False
         self._complete = False
@@ -179,6 +180,9 @@ class Outbox:
             self.check()
             if self._drop and self._give_up_oldest():
                 continue
+            if not self._told_full:
+                log.warning("the spool is full: training waits until the cloud has some of it durably")
+                self._told_full = True
             started = time.monotonic()
             self._blocked = True
             self.changed.wait()
@@ -325,6 +329,11 @@ class Outbox:
     def leaving(self) -> bool:
         """Whether the run is being interrupted."""
         return self._leaving
+
+    @property
+    def blocked(self) -> bool:
+        """Whether an offer waits for room."""
+        return self._blocked
 
     @property
     def complete(self) -> bool:

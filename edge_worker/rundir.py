@@ -62,6 +62,7 @@ class RunDir:
             ConfigError: a setting was given that a resumed run may not change.
         """
         if self.is_new:
+            self._check_empty()
             return config
         saved = self._read()["settings"]
         was = replace(config, **{name: _from_json(name, saved[name]) for name in saved})
@@ -74,6 +75,14 @@ class RunDir:
                 )
         changed = {name: getattr(config, name) for name in given & MAY_CHANGE}
         return replace(was, **{**changed, "run_dir": config.run_dir})
+
+    def _check_empty(self) -> None:
+        """Refuse what an earlier run left: a new one would go on from it, with settings of its own."""
+        if any(self.checkpoints.glob("*")):
+            raise ConfigError(
+                f"{self.path} has the checkpoints of a run, but not its {self._run_file.name}; "
+                "restore that file, or start a new run with another --run-dir"
+            )
 
     def identity(self) -> Identity:
         """Return who this run is, with its generation raised, durably where the run already exists."""

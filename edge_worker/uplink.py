@@ -186,7 +186,9 @@ class Uplink:
                 else:
                     what = "lost the cloud" if self._welcome else f"no cloud answers at {self._config.cloud}"
                     why = refusal or f"{what} ({lost})"
-                    goes_on = "what is left is sent then" if self._outbox.complete else "training goes on"
+                    goes_on = "training goes on"
+                    if self._outbox.complete or self._outbox.blocked:
+                        goes_on = "what is left is sent then" if self._outbox.complete else "training waits"
                     log.warning("%s; trying again in %.1f s, %s", why, pause, goes_on)
                 with self._changed:
                     self._changed.wait_for(lambda: self._closing, pause)

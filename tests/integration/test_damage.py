@@ -139,7 +139,7 @@ def test_an_edge_without_a_good_checkpoint_is_refused(clouds, sides):
     done, _ = resume(clouds, sides)
 
     assert done.returncode == 1
-    assert "checkpoint" in done.stderr.strip().splitlines()[-1]
+    assert "are damaged; start a new run" in done.stderr.strip().splitlines()[-1]
     assert not (sides.edge / "front.safetensors").exists()
 
 
@@ -156,7 +156,7 @@ def test_a_damaged_spool_is_named_and_never_trained_on(clouds, sides, untouched,
 
     assert any(SPOOL in line or "spool lacks" in line for line in done.stderr.splitlines())
     if done.returncode:
-        assert "can be resumed from" in done.stderr.strip().splitlines()[-1]
+        assert "only; start a new run" in done.stderr.strip().splitlines()[-1]
     else:
         assert outcome(sides.cloud, sides.edge) == untouched
 

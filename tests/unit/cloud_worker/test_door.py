@@ -1,6 +1,7 @@
 """What a server says about its own door before it opens it."""
 
 import logging
+import re
 
 import pytest
 
@@ -45,11 +46,17 @@ def test_nothing_is_warned_about_on_loopback_and_under_tls(warned, tmp_path):
     assert warned(listen="0.0.0.0:1", tls_cert=cert, tls_key=key) == []
 
 
-@pytest.mark.parametrize("when", [{"days": 20}, {"days": 1, "from_days": -9}], ids=["soon", "past"])
-def test_a_certificate_that_ends_is_warned_about_in_time(warned, tmp_path, when):
+@pytest.mark.parametrize(
+    ("when", "said"),
+    [
+        ({"days": 20}, r"ends on 20[\d-]+; edges will refuse it then"),
+        ({"days": 1, "from_days": -9}, r"ended on 20[\d-]+; edges refuse it"),
+    ],
+    ids=["soon", "past"],
+)
+def test_a_certificate_that_ends_is_warned_about_in_time(warned, tmp_path, when, said):
     cert, key = Pki(tmp_path / "pki").server(**when)
 
     (message,) = warned(tls_cert=cert, tls_key=key)
 
-    assert message.startswith(f"--tls-cert {cert} ends on 20")
-    assert message.endswith("; edges will refuse it then")
+    assert re.fullmatch(re.escape(f"--tls-cert {cert} ") + said, message)

@@ -45,6 +45,11 @@ def test_large_images_count_even_where_little_of_them_is_sent():
         Limits(max_batch=16 * MiB).check_run(run)
 
 
+def test_an_empty_list_of_models_is_no_list():
+    with pytest.raises(ConfigError, match="must name a model, got none"):
+        Limits(models=" ,").check_values()
+
+
 def test_only_the_models_that_are_named_are_trained():
     limits = Limits(models="vgg11, resnet34")
 

@@ -173,3 +173,13 @@ def test_a_damaged_summary_is_named(started):
         CheckpointError, match=r"summary\.json is damaged: .*; delete it, and edge-worker train"
     ):
         started.summary()
+
+
+def test_checkpoints_without_the_run_that_they_are_of_are_refused(tmp_path):
+    """Else a run with other settings would go on from them."""
+    run_dir = RunDir(tmp_path)
+    run_dir.checkpoints.mkdir()
+    (run_dir.checkpoints / "000000000007.ckpt").touch()
+
+    with pytest.raises(ConfigError, match=r"has the checkpoints of a run, but not its run\.json; restore"):
+        run_dir.settle(TrainConfig(run_dir=tmp_path), frozenset())
