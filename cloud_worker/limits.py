@@ -40,7 +40,7 @@ class Limits:
     )
     idle_timeout: float = flag(
         600.0,
-        "how long an edge may say nothing while nothing of its is being trained; "
+        "how long an edge may say nothing while nothing of its is being trained, or leave a reply untaken; "
         "it may come back  [default: 10min]",
         type=DURATION,
         show_default=False,

@@ -14,8 +14,9 @@ from cloud_worker.config import ServeConfig
 from cloud_worker.door import Door
 from cloud_worker.interceptors import OPEN_AT_ONCE, ErrorsToStatus, OnlyKnown
 from cloud_worker.memory import freeze_objects, limit_heaps, thaw_objects
-from cloud_worker.service import TrainingService
+from cloud_worker.service import EXPORTS_AT_ONCE, TrainingService
 from cloud_worker.sessions import Sessions
+from cloud_worker.unread import EndUnread
 from common.address import resolves, split_address
 from common.errors import ConfigError
 from common.models.catalogue import model_names
@@ -100,11 +101,12 @@ def serve(config: ServeConfig) -> None:
 
 def start_server(sessions: Sessions, config: ServeConfig, door: Door) -> tuple[grpc.Server, int]:
     """Bind and start; return the server and its port."""
-    # An open stream holds a thread; a few more answer the short calls, and what is above them is refused.
-    threads = 2 * config.max_sessions + OPEN_AT_ONCE + 4
+    # An open stream holds a thread, an export, too; a few more answer the short calls, and what is above them
+    # is refused.
+    threads = 2 * config.max_sessions + OPEN_AT_ONCE + EXPORTS_AT_ONCE + 4
     server = grpc.server(
         futures.ThreadPoolExecutor(max_workers=threads),
-        interceptors=[ErrorsToStatus(), OnlyKnown(door.access.identify)],
+        interceptors=[EndUnread(config.idle_timeout), ErrorsToStatus(), OnlyKnown(door.access.identify)],
         options=[
             ("grpc.so_reuseport", 0),
             ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),

@@ -1,7 +1,10 @@
 """RPC surface of the cloud: parse, delegate, reply. No tensor maths here."""
 
 import logging
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import grpc
 
@@ -9,7 +12,7 @@ from cloud_worker.first_message import FIRST_MESSAGE_S, first_of
 from cloud_worker.sessions import Sessions
 from cloud_worker.store import check_session_id
 from cloud_worker.stream import TrainStream
-from common.errors import WireError
+from common.errors import CapacityError, WireError
 from common.logs import one_line
 from common.wire import convert
 from common.wire.generated import training_pb2 as pb
@@ -20,6 +23,9 @@ log = logging.getLogger(__name__)
 
 # Small, so that an edge behind a slow link sees that something comes.
 EXPORT_PIECE_BYTES = 64 << 10
+# Each holds a thread for as long as its caller's link takes.
+EXPORTS_AT_ONCE = 4
+EXPORTS_OF_ONE_CALLER = 2
 
 
 class TrainingService(pb_grpc.TrainingServicer):
@@ -33,6 +39,8 @@ class TrainingService(pb_grpc.TrainingServicer):
     def __init__(self, sessions: Sessions, identify: Callable[[grpc.ServicerContext], str]) -> None:
         self._sessions = sessions
         self._identify = identify
+        self._exports: Counter[str] = Counter()  # under way, by caller
+        self._lock = threading.Lock()  # held for moments only
 
     def Train(
         self, request_iterator: Iterator[pb.TrainRequest], context: grpc.ServicerContext
@@ -72,11 +80,34 @@ class TrainingService(pb_grpc.TrainingServicer):
     ) -> Iterator[pb.ExportChunk]:
         """Send the weights of a finished session in pieces."""
         check_session_id(request.session_id)
-        path = self._sessions.weights_file(request.session_id, self._identify(context))
-        total = path.stat().st_size
-        with path.open("rb") as file:
+        caller = self._identify(context)
+        path = self._sessions.weights_file(request.session_id, caller)
+        with self._exporting(caller), path.open("rb") as file:
+            total = path.stat().st_size
             while piece := file.read(EXPORT_PIECE_BYTES):
                 yield pb.ExportChunk(total_bytes=total, data=piece)
+
+    @contextmanager
+    def _exporting(self, caller: str) -> Iterator[None]:
+        """Count an export of `caller`, who may be anyone; raises CapacityError where there are too many."""
+        with self._lock:
+            if caller and self._exports[caller] >= EXPORTS_OF_ONE_CALLER:
+                raise CapacityError(
+                    f"{EXPORTS_OF_ONE_CALLER} exports of this edge are under way, which is the limit; "
+                    "export again once one of them is done"
+                )
+            if self._exports.total() >= EXPORTS_AT_ONCE:
+                raise CapacityError(
+                    f"{EXPORTS_AT_ONCE} exports are under way at this cloud, which is its limit; "
+                    "export again in a few minutes"
+                )
+            self._exports[caller] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._exports[caller] -= 1
+                self._exports += Counter()  # drops those at zero
 
     def GetStatus(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusReply:
         """Tell where one session stands."""

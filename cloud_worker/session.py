@@ -109,19 +109,15 @@ class Session:
 
         Raises:
             FencedError: a newer generation has been served.
-            SessionError: the edge runs with other settings than the session was opened with.
-            CheckpointError: the state cannot be saved.
+            SessionError: the edge runs with other settings than the session was opened with, or no longer has
+                the records that come next.
+            CheckpointError: the new generation cannot be written to session.json.
             CloudError: a step has failed half-way; the next stream gets the session from its checkpoint.
         """
         with self._lock:
             if self.failed:
                 raise CloudError(f"session {hello.session_id} is loaded again after a step that failed")
-            if self._applied < hello.kept_from:
-                raise SessionError(
-                    f"the cloud has this session up to batch {self._applied.batches}, the edge keeps its "
-                    f"records from batch {hello.kept_from.batches} on, those between are lost; restore the "
-                    "cloud's run directory, or start a new run with another --run-dir"
-                )
+            check_nothing_lost(self._applied, hello)
             if hello.generation < self._generation:
                 raise FencedError(
                     f"generation {hello.generation} of session {hello.session_id} came after generation "
@@ -397,6 +393,16 @@ class Session:
 
     def _peak_rss(self) -> int:
         return max(peak_rss_bytes(), self._counters.peak_rss_bytes)
+
+
+def check_nothing_lost(applied: Position, hello: Hello) -> None:
+    """Raise SessionError where the edge no longer has what a session that stands at `applied` needs next."""
+    if applied < hello.kept_from:
+        raise SessionError(
+            f"the cloud has this session up to batch {applied.batches}, the edge keeps its "
+            f"records from batch {hello.kept_from.batches} on, those between are lost; restore the "
+            "cloud's run directory, or start a new run with another --run-dir"
+        )
 
 
 def _check_same_run(edge: Run, cloud: Run) -> None:

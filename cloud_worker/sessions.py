@@ -14,7 +14,7 @@ from cloud_worker.back import Back
 from cloud_worker.kept import bytes_to_reserve, kept_bytes
 from cloud_worker.limits import Limits
 from cloud_worker.memory import release_what_is_left
-from cloud_worker.session import Session
+from cloud_worker.session import Session, check_nothing_lost
 from cloud_worker.store import SessionFiles
 from common.errors import (
     CapacityError,
@@ -24,7 +24,7 @@ from common.errors import (
     NotOwnerError,
     SessionError,
 )
-from common.wire.messages import Hello, Run, Status
+from common.wire.messages import Hello, Position, Run, Status
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +63,8 @@ class Sessions:
         Raises:
             NotOwnerError: somebody else opened the session.
             CapacityError: there is no room for another one, or it is too large.
-            SessionError, ModelError: this cloud cannot build the edge's network.
+            SessionError, ModelError: this cloud cannot build the edge's network, or never had a session whose
+                first records the edge no longer has.
             CheckpointError: what was saved is damaged, or the disk is full.
         """
         files = SessionFiles(self._run_dir, hello.session_id)
@@ -73,9 +74,9 @@ class Sessions:
         if session is None:
             # One at a time, for its memory; who is served already does not wait for it.
             with self._loading:
-                _check_owner(files, caller)
-                session = self._find(hello.session_id) or self._open(files, hello.run, caller)
+                session = self._find(hello.session_id) or self._open(files, hello, caller)
         try:
+            _check_owner(files, caller)  # again: it may not have been there yet
             yield session
         finally:
             with self._lock:
@@ -100,10 +101,12 @@ class Sessions:
             session = self._live.pop(session_id, None)
             return None if session is None or session.failed else self._serve(session_id, session)
 
-    def _open(self, files: SessionFiles, run: Run, caller: str) -> Session:
+    def _open(self, files: SessionFiles, hello: Hello, caller: str) -> Session:
+        if not files.exists():
+            check_nothing_lost(Position(0), hello)
         with self._lock:
             self._make_room()
-        session = self._load(files, run, caller)
+        session = self._load(files, hello.run, caller)
         with self._lock:
             return self._serve(files.directory.name, session)
 
@@ -160,13 +163,12 @@ class Sessions:
             CheckpointError: its files are damaged.
         """
         files = SessionFiles(self._run_dir, session_id)
-        _check_owner(files, caller)
         with self._lock:
             session = self._live.get(session_id)
-        if session is not None:
-            return session.status()
-        _check_kept(files)
-        return files.status()
+        if session is None:
+            _check_kept(files)
+        _check_owner(files, caller)  # of one that is there: nobody else can open it any more
+        return files.status() if session is None else session.status()
 
     def weights_file(self, session_id: str, caller: str) -> Path:
         """Return the file with a finished session's weights.
@@ -177,8 +179,8 @@ class Sessions:
             SessionError: it is not finished.
         """
         files = SessionFiles(self._run_dir, session_id)
-        _check_owner(files, caller)
         _check_kept(files)
+        _check_owner(files, caller)
         if not files.weights_file.exists():
             raise SessionError(
                 f"session {session_id} is not finished; run edge-worker train to its end first"

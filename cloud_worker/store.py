@@ -11,9 +11,9 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar, get_origin
 
 from torch import Tensor
 
@@ -23,6 +23,8 @@ from common.errors import CheckpointError, WireError
 from common.wire.messages import Counters, EvaluationResult, Position, Run, Status
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -67,7 +69,7 @@ class SessionFiles:
         """Return the agreed run and the highest generation served."""
         with self._reading() as saved:
             run: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in saved["run"].items()}
-            return Run(**run), int(saved["generation"])
+            return _made(Run, run), int(saved["generation"])
 
     def owner(self) -> str:
         """Return who opened the session; "" for anyone."""
@@ -94,11 +96,9 @@ class SessionFiles:
     @contextmanager
     def _reading(self) -> Iterator[dict[str, Any]]:
         """Yield what session.json holds; whatever cannot be made of it is damage."""
-        try:
+        with _as_damage(self._session_file):
             saved: dict[str, Any] = json.loads(self._session_file.read_text())
             yield saved
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{self._session_file} is damaged: {error}") from error
 
     def save_state(self, number: int, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Write checkpoint `number`, and drop all but it and the one before.
@@ -127,7 +127,8 @@ class SessionFiles:
             CheckpointError: it is too damaged to say.
         """
         store = self._checkpoints()
-        return int(store.peek(max(store.numbers()))["applied"][0]) if store.numbers() else 0
+        with _as_damage(self.directory):
+            return _position(store.peek(max(store.numbers()))).batches if store.numbers() else 0
 
     def status(self) -> Status:
         """Return where the session stands, by what its checkpoints say of themselves.
@@ -137,16 +138,19 @@ class SessionFiles:
         """
         run, _ = self.read()
         store = self._checkpoints()
-        saved = [store.peek(number) for number in store.numbers()[-2:]]
-        at = [Position(*numbers["applied"]) for numbers in saved]
-        return Status(
-            applied=at[-1] if at else Position(0),
-            durable=at[0] if len(at) > 1 else Position(0),
-            total_batches=run.total_batches,
-            finished=bool(at) and at[-1].batches > run.total_batches,
-            counters=Counters(**saved[-1]["counters"]) if saved else Counters(),
-            results=tuple(EvaluationResult(**each) for each in saved[-1]["results"]) if saved else (),
-        )
+        with _as_damage(self.directory):
+            saved = [store.peek(number) for number in store.numbers()[-2:]]
+            at = [_position(numbers) for numbers in saved]
+            return Status(
+                applied=at[-1] if at else Position(0),
+                durable=at[0] if len(at) > 1 else Position(0),
+                total_batches=run.total_batches,
+                finished=bool(at) and at[-1].batches > run.total_batches,
+                counters=_made(Counters, saved[-1]["counters"]) if saved else Counters(),
+                results=tuple(_made(EvaluationResult, each) for each in saved[-1]["results"])
+                if saved
+                else (),
+            )
 
     def finish(self, weights: bytes, summary: dict[str, Any]) -> None:
         """Write what a complete run leaves behind."""
@@ -155,6 +159,31 @@ class SessionFiles:
 
     def _checkpoints(self) -> CheckpointStore:
         return CheckpointStore(self.directory / "checkpoints")
+
+
+@contextmanager
+def _as_damage(path: Path) -> Iterator[None]:
+    """Take whatever cannot be made of the content of `path` for damage to it."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def _made(kind: type[T], values: dict[str, Any]) -> T:
+    """Return the dataclass `kind` with these values; raises TypeError unless they have its fields' types."""
+    made = kind(**values)
+    for field in fields(made):  # type: ignore[arg-type]  # a dataclass
+        wanted: Any = get_origin(field.type) or field.type
+        value = getattr(made, field.name)
+        if type(value) not in ((int, float) if wanted is float else (wanted,)):
+            raise TypeError(f"{field.name} is {value!r}")
+    return made
+
+
+def _position(numbers: dict[str, Any]) -> Position:
+    batches, parts = numbers["applied"]
+    return Position(int(batches), int(parts))
 
 
 def _json(values: dict[str, Any]) -> bytes:

@@ -6,6 +6,7 @@ numbers. It appears under its name only after its bytes are on the disk.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,11 +17,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from common.durable import make_directory, write_atomic
+from common.durable import PARTIAL, make_directory, write_atomic
 from common.errors import CheckpointError
 
 _MAGIC = b"headwater-checkpoint-1 "
 _SUFFIX = ".ckpt"
+_DIGITS = re.compile(r"[0-9]+")
 # Of the first line: the magic, 64 digits and the end of the line.
 _HEAD_BYTES = len(_MAGIC) + 65
 
@@ -59,7 +61,7 @@ class CheckpointStore:
         try:
             tensors: dict[str, Tensor] = load(payload)
             return tensors, _numbers_in(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
-        except (SafetensorError, ValueError) as error:
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} is damaged: {error}") from error
 
     def peek(self, number: int) -> dict[str, Any]:
@@ -78,14 +80,20 @@ class CheckpointStore:
             raise CheckpointError(f"{path} is damaged: {error}") from error
 
     def numbers(self) -> list[int]:
-        """Return the numbers of the checkpoints there are, oldest first."""
-        return sorted(int(path.stem) for path in self._directory.glob(f"*{_SUFFIX}"))
+        """Return the numbers of the checkpoints there are, oldest first; other files are not looked at."""
+        named = [path for path in self._directory.glob(f"*{_SUFFIX}") if _DIGITS.fullmatch(path.stem)]
+        return sorted(number for path in named if self._path(number := int(path.stem)) == path)
 
     def keep_only(self, numbers: set[int]) -> None:
-        """Remove every checkpoint but those numbered so."""
-        for number in self.numbers():
-            if number not in numbers:
-                self._path(number).unlink(missing_ok=True)
+        """Remove every checkpoint but those numbered so, and what kills have left half-written.
+
+        Raises:
+            CheckpointError: the disk does not let go of a file.
+        """
+        paths = [self._path(number) for number in self.numbers() if number not in numbers]
+        for path in (*paths, *self._directory.glob(f"*{_SUFFIX}{PARTIAL}")):
+            with _as_checkpoint_error(f"cannot remove {path}"):
+                path.unlink(missing_ok=True)
 
     def _path(self, number: int) -> Path:
         return self._directory / f"{number:012d}{_SUFFIX}"

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from common.errors import CheckpointError
 
+PARTIAL = ".partial"  # what is being written; a kill leaves it
+
 
 def write_atomic(path: Path, data: bytes) -> None:
     """Replace `path` with `data`, so that a reader or a power cut finds the old file or the new one whole.
@@ -14,7 +16,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     Raises:
         CheckpointError: the disk is full, read-only or gone; nothing is left half-written.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + PARTIAL)
     try:
         with open(partial, "wb") as file:
             file.write(data)

@@ -135,18 +135,6 @@ def status_to_proto(status: m.Status) -> pb.StatusReply:
     )
 
 
-def status_from_proto(proto: pb.StatusReply) -> m.Status:
-    """Return a session's status."""
-    return m.Status(
-        applied=_position_from_proto(proto.applied),
-        durable=_position_from_proto(proto.durable),
-        total_batches=proto.total_batches,
-        finished=proto.finished,
-        counters=_same_fields(proto.counters, m.Counters),
-        results=tuple(_same_fields(result, m.EvaluationResult) for result in proto.results),
-    )
-
-
 # ------------------------------------------------------------------ records
 
 

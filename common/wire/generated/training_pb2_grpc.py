@@ -76,6 +76,7 @@ class TrainingServicer(object):
         PERMISSION_DENIED   the session belongs to another caller; so of every RPC here
         RESOURCE_EXHAUSTED  the cloud will not hold another session, or one with batches or networks so large
         UNAVAILABLE         the cloud is shutting down, or nothing came for too long: reconnect later
+        CANCELLED           a reply was not taken for too long; so of ExportBack: reconnect later
         DATA_LOSS           what the cloud had saved of this session is damaged
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -84,7 +85,8 @@ class TrainingServicer(object):
 
     def ExportBack(self, request, context):
         """The weights of a session's back, as one safetensors file in pieces of at most 1 MiB.
-        NOT_FOUND where the cloud keeps no such session, FAILED_PRECONDITION where it is not finished.
+        NOT_FOUND where the cloud keeps no such session, FAILED_PRECONDITION where it is not finished,
+        RESOURCE_EXHAUSTED where too many exports are under way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -8,6 +8,7 @@ import pytest
 from cloud_worker.cli import main
 from cloud_worker.kept import list_sessions, remove_sessions
 from cloud_worker.store import SessionFiles
+from common.checkpoint import CheckpointStore
 from common.errors import ConfigError, NotFoundError, WireError
 from common.rundir import lock_run_dir
 from common.wire.messages import End
@@ -90,6 +91,40 @@ def test_a_damaged_session_is_listed_as_far_as_it_can_be_read(kept, command):
     assert (found.session, found.model, found.bytes) == (SESSION, None, size_of(kept / SESSION))
     assert code == 0
     assert "damaged" in out
+
+
+DAMAGED_NUMBERS = {
+    "no position": {"counters": {}, "results": []},
+    "an empty position": {"applied": []},
+    "a position of words": {"applied": ["x", "y"]},
+    "no numbers": 7,
+    "a list": [1],
+}
+
+
+@pytest.mark.parametrize("numbers", DAMAGED_NUMBERS.values(), ids=DAMAGED_NUMBERS)
+def test_a_session_with_a_damaged_checkpoint_does_not_spoil_the_list(kept, command, numbers):
+    """Nobody computes a checksum over gigabytes to list sessions."""
+    SessionFiles(kept, OTHER).create(RUN, "pi", 0)
+    CheckpointStore(kept / SESSION / "checkpoints").save(9, {}, numbers)
+
+    damaged = [each.session for each in list_sessions(kept) if each.model is None]
+    code, out, _ = command("list", "--run-dir", kept)
+
+    assert damaged == [SESSION]
+    assert code == 0
+    assert "damaged" in out
+    assert f"0/{RUN.total_batches}" in out
+
+
+@pytest.mark.parametrize(("name", "value"), [("total_batches", "6"), ("model", 7), ("input_shape", None)])
+def test_a_run_that_is_none_is_listed_as_damaged(kept, name, value):
+    path = kept / SESSION / "session.json"
+    saved = json.loads(path.read_text())
+    saved["run"][name] = value
+    path.write_text(json.dumps(saved))
+
+    assert [each.model for each in list_sessions(kept)] == [None]
 
 
 def test_a_server_may_run_while_sessions_are_listed(kept):

@@ -12,11 +12,13 @@ from cloud_worker.config import ServeConfig
 from cloud_worker.door import Door
 from cloud_worker.health import check_health
 from cloud_worker.server import start_server
+from cloud_worker.store import SessionFiles
 from common.address import split_address
+from common.checkpoint import CheckpointStore
 from common.endpoint import Endpoint
 from common.errors import ConfigError, ModelError
 from common.wire.generated import training_pb2 as pb
-from common.wire.messages import PROTOCOL_VERSION, Chunk, End, Note, Position
+from common.wire.messages import PROTOCOL_VERSION, Chunk, Counters, End, Note, Position
 from tests.unit.cloud_worker.edges import cloud_in_process, refused, welcomed
 from tests.unit.cloud_worker.fakes import CountingBack
 from tests.unit.records import RUN, SESSION, batches, hello
@@ -168,6 +170,24 @@ def test_status_tells_where_a_session_stands(cloud):
 
     assert (status.applied.batches, status.durable.batches, status.total_batches) == (4, 0, RUN.total_batches)
     assert not status.finished
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        {},
+        {"applied": [1, 0], "results": [], "counters": {"resumes": "x"}},
+        {"applied": [1, 0], "results": [{"batches": 3}], "counters": {}},
+        {"applied": [1, 0], "results": 3, "counters": dataclasses.asdict(Counters())},
+    ],
+    ids=["nothing", "counters", "a result", "results"],
+)
+def test_where_a_damaged_session_stands_is_refused_in_one_line(cloud, tmp_path, numbers):
+    SessionFiles(tmp_path, OTHER).create(RUN, "", 0)
+    CheckpointStore(tmp_path / OTHER / "checkpoints").save(1, {}, numbers)
+
+    with refused(Code.DATA_LOSS, f"{OTHER} is damaged: "):
+        cloud.stub.GetStatus(pb.StatusRequest(session_id=OTHER))
 
 
 def test_weights_of_a_finished_session_come_as_they_lie_on_the_disk(cloud, tmp_path):

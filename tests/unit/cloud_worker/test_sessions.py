@@ -14,11 +14,19 @@ from cloud_worker.access import ANYONE, Access
 from cloud_worker.limits import Limits
 from cloud_worker.service import TrainingService
 from cloud_worker.sessions import Sessions
-from common.errors import CapacityError, CheckpointError, CloudError, SessionError
+from cloud_worker.store import SessionFiles
+from common.errors import (
+    CapacityError,
+    CheckpointError,
+    CloudError,
+    NotFoundError,
+    NotOwnerError,
+    SessionError,
+)
 from common.wire import convert
 from common.wire.messages import End, Position
 from tests.unit.cloud_worker.fakes import CountingBack, FakeStream, apply, attached, open_session
-from tests.unit.records import SESSION, batch, batches, hello, part
+from tests.unit.records import RUN, SESSION, batch, batches, hello, part
 
 OTHER = "11111111-1111-4111-8111-111111111111"
 THIRD = "22222222-2222-4222-8222-222222222222"
@@ -207,6 +215,53 @@ def test_what_could_not_be_saved_stays_in_memory(sessions, monkeypatch):
     held(sessions, THIRD)
 
     assert held(sessions, SESSION).status().applied == Position(1)
+
+
+def test_an_edge_whose_session_this_cloud_never_had_leaves_nothing_here(tmp_path, sessions, monkeypatch):
+    """The wrong run directory, or one that was lost; the next try would find an empty session."""
+    monkeypatch.setattr("cloud_worker.sessions.Back", None)  # is not built either
+
+    with pytest.raises(
+        SessionError, match=r"up to batch 0, the edge keeps its records from batch 3 on, .* restore"
+    ):
+        sessions.serving(hello(kept_from=Position(3)), ANYONE).__enter__()
+
+    assert list(tmp_path.iterdir()) == []
+    assert (sessions._live, sessions._streams) == ({}, {})
+
+
+class OpenedMeanwhile(SessionFiles):
+    """A session that another edge opens just after one has looked whether it is there."""
+
+    def exists(self):
+        """Tell whether it was there."""
+        was_there = super().exists()
+        if not was_there:
+            self.create(RUN, "pi", 0)
+        return was_there
+
+
+@pytest.mark.parametrize("ask", ["status", "weights_file"])
+def test_what_another_edge_opens_at_the_same_moment_is_not_told(sessions, monkeypatch, ask):
+    monkeypatch.setattr("cloud_worker.sessions.SessionFiles", OpenedMeanwhile)
+
+    with pytest.raises((NotOwnerError, NotFoundError)):
+        getattr(sessions, ask)(SESSION, "jetson")
+
+
+def test_a_session_in_memory_that_another_edge_opened_at_the_same_moment_is_theirs(sessions, monkeypatch):
+    """It is found where it was not there a moment before, when its owner was looked for."""
+    check_run, theirs = Limits.check_run, contextlib.ExitStack()
+
+    def slow_check(limits, run):
+        monkeypatch.setattr(Limits, "check_run", check_run)
+        theirs.enter_context(sessions.serving(hello(), "pi"))
+
+    monkeypatch.setattr(Limits, "check_run", slow_check)
+    with theirs:
+        with pytest.raises(NotOwnerError, match="was opened by another edge"):
+            sessions.serving(hello(), "jetson").__enter__()
+        assert list(sessions._streams.values()) == [1]
 
 
 def test_an_edge_that_leaves_before_it_is_served_is_let_go(sessions):

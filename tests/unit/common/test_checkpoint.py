@@ -54,6 +54,37 @@ def test_only_the_wanted_are_kept(tmp_path):
     assert store.numbers() == [5, 9]
 
 
+def test_other_files_are_no_checkpoints_and_stay(tmp_path):
+    store = CheckpointStore(tmp_path)
+    store.save(5, TENSORS, {})
+    others = [tmp_path / name for name in ("foo.ckpt", "7.ckpt", "-00000000001.ckpt", "notes", ".partial")]
+    for path in others:
+        path.touch()
+
+    assert store.numbers() == [5]
+    store.keep_only(set())
+    assert sorted(tmp_path.iterdir()) == sorted(others)
+
+
+def test_what_a_kill_left_half_written_goes_with_the_next_removal(tmp_path):
+    """Each is as large as a checkpoint, and the next one has another number."""
+    store = CheckpointStore(tmp_path)
+    store.save(5, TENSORS, {})
+    (tmp_path / "000000000004.ckpt.partial").write_bytes(b"half")
+
+    store.keep_only({5})
+
+    assert [path.name for path in tmp_path.iterdir()] == ["000000000005.ckpt"]
+
+
+def test_a_file_that_cannot_be_removed_is_named(tmp_path):
+    store = CheckpointStore(tmp_path)
+    (tmp_path / "000000000004.ckpt").mkdir()
+
+    with pytest.raises(CheckpointError, match=r"^cannot remove .*000000000004\.ckpt: [A-Z]"):
+        store.keep_only({5})
+
+
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     target = tmp_path / "state"
     write_atomic(target, b"old")
