@@ -22,8 +22,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
-        sync_directory(path.parent)
+        replace(partial, path)
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
@@ -59,6 +58,12 @@ def make_directory(path: Path) -> None:
             sync_directory(each.parent)
     except OSError as error:
         raise CheckpointError(f"cannot make {path}: {error.strerror}") from error
+
+
+def replace(source: Path, target: Path) -> None:
+    """Give a file that is on the disk another name in its folder, in place of the file that has it."""
+    os.replace(source, target)
+    sync_directory(target.parent)
 
 
 def sync_directory(directory: Path) -> None:

@@ -16,7 +16,8 @@ from itertools import islice
 from common.errors import HeadwaterError, SessionError
 from common.wire.convert import record_to_bytes
 from common.wire.messages import End, EvaluationPart, Position, Record, Skip
-from edge_worker.spool import Entry, Kept, Spool
+from edge_worker.spool import Spool
+from edge_worker.spool_file import Entry, Kept
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +32,7 @@ from edge_worker.rundir import RunDir
 from edge_worker.runlog import RunLog
 from edge_worker.signals import Stop, stop_on_signals
 from edge_worker.spool import Spool
+from edge_worker.spool_file import remove_spool
 from edge_worker.summary import make_summary
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,9 @@ def train(config: TrainConfig, given: frozenset[str]) -> Outcome:
     if not run_dir.is_new:
         config = run_dir.settle(config, given)
         if (summary := run_dir.summary()) is not None:
+            # Still there where the run was killed at its very end; a run may be on a disk that is only read.
+            with suppress(OSError):
+                remove_spool(run_dir.spool_file)
             return Outcome(summary=summary)
     work = Work(config, find_strategy(config.strategy))
     lock_run_dir(config.run_dir)

@@ -2,66 +2,27 @@
 
 Everything up to `start` is durable at the cloud; the records after it follow each other without a gap, each
 with its checksum. A write is one transaction. Only the one that goes with a checkpoint waits for the disk: a
-killed process loses nothing that was written, a power cut nothing that the last checkpoint stands on.
+killed process loses nothing that was written, a power cut nothing that the last checkpoint stands on. Damage
+costs what is damaged: the file is made anew from the records that are whole.
 """
 
 import logging
 import sqlite3
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from common.durable import sync_directory
+from common.durable import cannot_write, sync_directory
 from common.errors import CheckpointError
 from common.wire.messages import Position
+from edge_worker import spool_file
+from edge_worker.spool_file import FAULTS, Connect, Entry, Kept, entry_of, key_of
 
 log = logging.getLogger(__name__)
 
 # The write-ahead log is copied back, which waits for the disk, after this many pages of 4 KiB.
 _PAGES_BETWEEN_SYNCS = 16_384
-
-_TABLES = (
-    """CREATE TABLE IF NOT EXISTS state (
-        one INTEGER PRIMARY KEY,
-        start INTEGER NOT NULL,
-        writes INTEGER NOT NULL
-    )""",
-    "INSERT OR IGNORE INTO state VALUES (1, 0, 0)",
-    """CREATE TABLE IF NOT EXISTS records (
-        after INTEGER PRIMARY KEY,
-        before INTEGER NOT NULL,
-        evaluation INTEGER NOT NULL,
-        crc INTEGER NOT NULL,
-        data BLOB NOT NULL
-    )""",
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """What is known of a record without reading it.
-
-    Attributes:
-        before: where the stream stands before it.
-        after: where it stands once it is applied.
-        evaluation: whether it belongs to an evaluation.
-        size: its bytes.
-    """
-
-    before: Position
-    after: Position
-    evaluation: bool
-    size: int
-
-
-class Entry(NamedTuple):
-    """A record to write: what is known of it, and its bytes."""
-
-    kept: Kept
-    data: bytes
 
 
 class Spool:
@@ -72,29 +33,33 @@ class Spool:
         connect: opens it.
 
     Attributes:
-        damage: what was found wrong when it was opened; None where all was well.
+        damage: what was found wrong; None where all was well, or the file was made anew.
 
     Raises:
         CheckpointError: it cannot be written.
     """
 
-    def __init__(self, path: Path, connect: Callable[[str], Any] | None = None) -> None:
+    def __init__(self, path: Path, connect: Connect = spool_file.connect) -> None:
         self._path = path
-        self._connect = connect or _connect
+        self._connect = connect
         self.damage: str | None = None
-        self._start: Position | None = Position(0)
+        self._start: Position | None = None
+        self._writes = 0
         self._kept: list[Kept] = []
         self._connections: list[Any] = []
         try:
+            spool_file.put_in_place(path)
             self._open()
             sync_directory(path.parent)  # a new file's name
             self._check()
-        except sqlite3.OperationalError as error:
-            if "disk I/O" not in str(error) and "malformed" not in str(error):
+        except FAULTS as error:
+            if spool_file.is_failure(error, path):
+                self.close()
                 raise self._failure(error) from error
-            self._note_damage(str(error))
-        except sqlite3.DatabaseError as error:  # not a database, or pages of it are missing
-            self._note_damage(str(error))
+            self._note_damage(error)
+        except OSError as error:
+            self.close()
+            raise cannot_write(path, error) from error
 
     # -------------------------------------------------------------- what is there
 
@@ -120,26 +85,38 @@ class Spool:
             CheckpointError: it is damaged.
         """
         try:
-            rows = self._reader.execute("SELECT * FROM records WHERE after = ?", (_key(after),)).fetchall()
-        except sqlite3.Error as error:
+            rows = self._reader.execute("SELECT * FROM records WHERE after = ?", (key_of(after),)).fetchall()
+        except FAULTS as error:
             raise self._failure(error) from error
-        for key, before, evaluation, crc, data in rows:
-            if _crc(key, before, evaluation, data) == crc:
-                return bytes(data)
-        raise CheckpointError(
-            f"{self._path} is damaged: it does not have the record of batch {after.batches} as it was "
-            "written; start again to go on from a checkpoint before it"
-        )
+        for entry in map(entry_of, rows):
+            if entry is not None and entry.kept.after == after:
+                return entry.data
+        raise self._lost(after)
 
     # -------------------------------------------------------------- changes
 
     def restart(self, start: Position, end: Position) -> None:
-        """Keep the records in (start, end] only, in a file made anew where it was damaged."""
-        if self.damage is not None:
-            self._make_anew([kept for kept in self._kept if start < kept.after <= end])
-        with self._transaction(synced=True):
-            self._writer.execute("DELETE FROM records WHERE after > ?", (_key(end),))
-            self._drop(start)
+        """Keep the records in (start, end] only, in a file made anew where it was damaged.
+
+        Raises:
+            CheckpointError: the disk is full or gone; what was there stays.
+        """
+        if self.damage is None:
+            try:
+                with self._transaction(synced=True):
+                    self._writer.execute("DELETE FROM records WHERE after > ?", (key_of(end),))
+                    self._drop(start)
+                return
+            except FAULTS as error:
+                if spool_file.is_failure(error, self._path):
+                    raise self._failure(error) from error
+                self._note_damage(error)
+        try:
+            self._make_anew(start, end)
+        except FAULTS as error:
+            raise self._failure(error) from error
+        except OSError as error:
+            raise cannot_write(self._path, error) from error
 
     def write(self, entries: Sequence[Entry], start: Position, synced: bool) -> None:
         """Add records and drop those up to `start`, in one transaction.
@@ -152,12 +129,13 @@ class Spool:
         Raises:
             CheckpointError: the disk is full or gone; nothing is changed.
         """
-        with self._transaction(synced):
-            for kept, data in entries:
-                head = (_key(kept.after), _key(kept.before), int(kept.evaluation))
-                row = (*head, _crc(*head, data), data)
-                self._writer.execute("INSERT OR REPLACE INTO records VALUES (?, ?, ?, ?, ?)", row)
-            self._drop(start)
+        try:
+            with self._transaction(synced):
+                for entry in entries:
+                    spool_file.put_entry(self._writer, entry)
+                self._drop(start)
+        except FAULTS as error:
+            raise self._failure(error) from error
 
     def close(self) -> None:
         """Close the file."""
@@ -167,8 +145,7 @@ class Spool:
     def remove(self) -> None:
         """Close and delete the file."""
         self.close()
-        for suffix in ("", "-wal", "-shm"):
-            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+        spool_file.remove_spool(self._path)
 
     # -------------------------------------------------------------- the file
 
@@ -177,75 +154,95 @@ class Spool:
         self._writer, self._reader = self._connections
         self._writer.execute("PRAGMA journal_mode = WAL")
         self._writer.execute(f"PRAGMA wal_autocheckpoint = {_PAGES_BETWEEN_SYNCS}")
-        for statement in _TABLES:
-            self._writer.execute(statement)
 
     def _check(self) -> None:
-        """Read and check the records from `start` on, up to the first that is missing or not whole."""
-        self._start = None
-        ((start,),) = self._writer.execute("SELECT start FROM state").fetchall()
-        self._start = expected = _position(start)
-        rows = self._reader.execute("SELECT * FROM records WHERE after > ? ORDER BY after", (start,))
-        for after, before, evaluation, crc, data in rows:
-            kept = Kept(_position(before), _position(after), bool(evaluation), len(data))
-            if _crc(after, before, evaluation, data) != crc:
-                self._note_damage(f"the record of batch {kept.after.batches} is not as it was written")
-                return
-            if kept.before > expected:  # those between were in memory only when the process died
-                return
-            expected = kept.after
-            self._kept.append(kept)
+        """Find the records from `start` on, up to the first that is missing or not whole."""
+        fault = spool_file.find_fault(self._reader)
+        if fault is not None:
+            self._note_damage(fault)
+        tables_are_whole = spool_file.tables_are_whole(self._reader)
+        if tables_are_whole is None and fault is None:
+            with self._transaction(synced=True):
+                spool_file.make_tables(self._writer)
+        elif not tables_are_whole:
+            self._note_damage("it does not have the tables of a spool")
+            return
+        starts = spool_file.starts(self._reader)
+        if len(starts) < 2:
+            self._note_damage("where its records begin is not as it was written")
+        if starts:
+            self._start, self._writes = min(starts)
+            self._check_records(self._start)
 
-    def _make_anew(self, wanted: Sequence[Kept]) -> None:
-        entries = [Entry(kept, self.read(kept.after)) for kept in wanted]
-        self.remove()
+    def _check_records(self, expected: Position) -> None:
+        # From the very first on, as only a walk through all of them passes by damage in the tree above them.
+        for row in self._reader.execute("SELECT * FROM records ORDER BY after"):
+            entry = entry_of(row)
+            if entry is None:
+                self._note_damage(f"what comes after batch {expected.batches} is not as it was written")
+                return
+            if entry.kept.before > expected:  # those between were in memory only when the process died
+                return
+            if entry.kept.after > expected:
+                expected = entry.kept.after
+                self._kept.append(entry.kept)
+
+    def _make_anew(self, start: Position, end: Position) -> None:
+        wanted = [kept for kept in self._kept if start < kept.after <= end]
+        spool_file.replace_file(self._path, self._entries(wanted), start, self._connect)
+        self.close()
+        spool_file.put_in_place(self._path)
         self._open()
-        sync_directory(self._path.parent)
-        self.write(entries, Position(0), synced=True)
+        self._writes = 1
+        self.damage = None
+
+    def _entries(self, wanted: Sequence[Kept]) -> Iterator[Entry]:
+        rest = iter(wanted)
+        kept = next(rest, None)
+        if kept is None:
+            return
+        for row in self._reader.execute("SELECT * FROM records ORDER BY after"):
+            entry = entry_of(row)
+            if entry is not None and entry.kept == kept:
+                yield entry
+                kept = next(rest, None)
+                if kept is None:
+                    return
+        raise self._lost(kept.after)
 
     def _drop(self, start: Position) -> None:
-        self._writer.execute("DELETE FROM records WHERE after <= ?", (_key(start),))
-        # `writes` differs each time: what changes nothing would not be written, and not synced either.
-        self._writer.execute("UPDATE state SET start = ?, writes = writes + 1", (_key(start),))
+        self._writer.execute("DELETE FROM records WHERE after <= ?", (key_of(start),))
+        self._writes += 1
+        spool_file.put_start(self._writer, start, self._writes)
 
     @contextmanager
     def _transaction(self, synced: bool) -> Iterator[None]:
+        self._writer.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
+        self._writer.execute("BEGIN IMMEDIATE")
         try:
-            self._writer.execute(f"PRAGMA synchronous = {'FULL' if synced else 'NORMAL'}")
-            self._writer.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._writer.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):  # a full disk has rolled it back already
-                    self._writer.execute("ROLLBACK")
-                raise
-        except sqlite3.Error as error:
-            raise self._failure(error) from error
+            yield
+            self._writer.execute("COMMIT")
+        except BaseException:
+            with suppress(sqlite3.Error):  # a full disk has rolled it back already
+                self._writer.execute("ROLLBACK")
+            raise
 
-    def _note_damage(self, what: str) -> None:
-        self.damage = f"{self._path} is damaged: {what}"
-        log.warning("%s", self.damage)
+    def _note_damage(self, what: object) -> None:
+        if self.damage is None:
+            self.damage = f"{self._path} is damaged: {spool_file.one_line(what)}"
+            log.warning("%s", self.damage)
 
-    def _failure(self, error: sqlite3.Error) -> CheckpointError:
-        advice = "make room" if "full" in str(error) else "mend that"
-        return CheckpointError(f"cannot use {self._path}: {error}; {advice} and start again")
+    def _lost(self, after: Position) -> CheckpointError:
+        return CheckpointError(
+            f"{self._path} is damaged: it does not have the record of batch {after.batches} as it was "
+            "written; start again to go on from a checkpoint before it"
+        )
 
-
-def _connect(path: str) -> sqlite3.Connection:
-    """Open a database whose transactions are begun and ended by hand, from any thread."""
-    return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-
-
-def _key(position: Position) -> int:
-    """Return a position as the one integer that a table is ordered by."""
-    return position.batches << 32 | position.parts
-
-
-def _position(key: int) -> Position:
-    return Position(key >> 32, key & 0xFFFFFFFF)
-
-
-def _crc(after: int, before: int, evaluation: int, data: bytes) -> int:
-    """Return a checksum of a whole row."""
-    return zlib.crc32(data, zlib.crc32(b"%d %d %d" % (after, before, evaluation)))
+    def _failure(self, error: Exception) -> CheckpointError:
+        reason = spool_file.one_line(error)
+        if not spool_file.is_failure(error, self._path):
+            return CheckpointError(
+                f"{self._path} is damaged: {reason}; start again to go on with what is whole of it"
+            )
+        advice = "make room" if "full" in reason else "mend that"
+        return CheckpointError(f"cannot use {self._path}: {reason}; {advice} and start again")

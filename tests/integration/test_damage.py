@@ -78,7 +78,7 @@ def checkpoints(directory):
 def first_kept(directory):
     """Up to where the edge's spool has let go of records."""
     with closing(sqlite3.connect(directory / SPOOL)) as spool:
-        ((start,),) = spool.execute("SELECT start FROM state")
+        ((start,),) = spool.execute("SELECT DISTINCT start FROM state")
     return start
 
 

@@ -13,6 +13,7 @@ import pytest
 from common.errors import CheckpointError, ConfigError
 from common.units import PRESETS, parse_rate
 from edge_worker.config import MAY_CHANGE, TrainConfig
+from edge_worker.run import train
 from edge_worker.rundir import Identity, RunDir
 
 NOTHING = frozenset()
@@ -164,6 +165,18 @@ def test_a_run_is_finished_once_its_summary_is_written(started):
 
     assert started.summary() == {"batches": 7, "split": None}
     assert json.loads((started.path / "summary.json").read_text()) == {"batches": 7, "split": None}
+
+
+def test_a_finished_run_that_was_killed_at_its_very_end_gives_up_its_spool(started):
+    """After the summary, before the spool was removed: nothing else would ever remove it."""
+    started.write_summary({"batches": 7})
+    for suffix in ("", "-wal", "-shm", ".new", ".building"):
+        started.spool_file.with_name(started.spool_file.name + suffix).write_bytes(b"records")
+
+    outcome = train(dataclasses.replace(STARTED, run_dir=started.path), NOTHING)
+
+    assert outcome.summary == {"batches": 7}
+    assert sorted(path.name for path in started.path.iterdir()) == ["run.json", "summary.json"]
 
 
 def test_a_damaged_summary_is_named(started):

@@ -10,6 +10,7 @@ from edge_worker.checkpoints import EdgeCheckpoints
 from edge_worker.outbox import Outbox
 from edge_worker.runlog import LogMark
 from edge_worker.spool import Spool
+from edge_worker.spool_file import Entry, Kept
 from tests.unit.disk import MODES, Disk, RecordingOs, RecordingVfs
 from tests.unit.records import batch
 
@@ -104,3 +105,55 @@ def test_the_cut_is_felt_where_a_commit_does_not_wait_for_the_disk(disk, monkeyp
         spool.close()
 
     assert lost > 0
+
+
+@pytest.mark.parametrize("closed", [True, False], ids=["closed", "killed"])
+def test_a_power_cut_while_a_spool_is_made_anew_costs_no_record(disk, monkeypatch, tmp_path, closed):
+    """Whichever file is found, the old or the new one, it has all that are whole, from the true start on."""
+    path = disk.folder / "spool.sqlite"
+    vfs = RecordingVfs(disk)
+    with monkeypatch.context() as patched:
+        RecordingOs(disk).patch(patched)
+        former = Spool(path, vfs.connect)
+        former.write([entry(number) for number in (5, 6, 8)], Position(4), synced=True)
+        former._writer.execute("PRAGMA wal_checkpoint")
+        former.write([entry(7)], Position(4), synced=True)
+        if closed:
+            former.close()
+        flip(disk, path, entry(8).data)
+        begun = len(disk.ops)
+        spool = Spool(path, vfs.connect)
+        assert (spool.damage is None, spool.end) == (False, Position(7))
+        spool.restart(Position(4), Position(7))
+        spool.close()
+
+    seen = set()
+    for count, mode, folder in disk.states(tmp_path / "after", start=begun):
+        folder.mkdir(parents=True, exist_ok=True)
+        where = f"{mode} after {disk.ops[count - 1][:2]}"
+        for _ in range(2):
+            spool = Spool(folder / "spool.sqlite")
+            seen.add(spool.damage is None)
+            assert (spool.start, spool.end) == (Position(4), Position(7)), where
+            assert [spool.read(kept.after) for kept in spool.records] == [entry(n).data for n in (5, 6, 7)], (
+                where
+            )
+            spool.restart(Position(4), Position(7))
+            spool.close()
+    former.close()
+    assert seen == {False, True}
+
+
+def entry(number):
+    data = bytes([number]) * 5000  # on pages of its own
+    return Entry(Kept(Position(number - 1), Position(number), False, len(data)), data)
+
+
+def flip(disk, path, data):
+    """Flip a bit of the record with these bytes."""
+    at = path.read_bytes().index(data[:2000]) + 1000
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(bytes([data[0] ^ 1]))
+    disk.note("write", path, at, bytes([data[0] ^ 1]))
+    disk.note("sync", path)

@@ -1,12 +1,14 @@
 """The spool: what is written comes back whole or not at all, whatever became of the file."""
 
 import sqlite3
+from contextlib import closing, suppress
 
 import pytest
 
 from common.errors import CheckpointError
 from common.wire.messages import Position
-from edge_worker.spool import Entry, Kept, Spool
+from edge_worker.spool import Spool
+from edge_worker.spool_file import Entry, Kept
 
 
 def entry(batches, data=None):
@@ -167,9 +169,111 @@ def test_a_full_disk_is_named_and_changes_nothing(path):
     assert (Spool(path).start, held(Spool(path))) == (Position(0), [1])
 
 
+class Unsynced(sqlite3.Connection):
+    """Never waits for the disk: for tests that open thousands of files."""
+
+    def execute(self, sql, *values):
+        """Run a statement."""
+        return super().execute("PRAGMA synchronous = OFF" if "synchronous" in sql else sql, *values)
+
+
+def test_no_flipped_bit_is_in_the_way_of_a_start(path, caplog, monkeypatch):
+    """Each seventh bit: what comes back was written, what does not is named, and the next life is well."""
+    monkeypatch.setattr("os.fsync", lambda handle: None)
+
+    def open_spool():
+        return Spool(path, lambda name: sqlite3.connect(name, isolation_level=None, factory=Unsynced))
+
+    entries = [entry(number, bytes([number]) * 40) for number in range(1, 9)]
+    spool = open_spool()
+    spool.write(entries, Position(2), synced=True)
+    spool.close()
+    raw = path.read_bytes()
+    for bit in [bit for bit in range(8 * len(raw)) if raw[bit // 8]][::7]:
+        flipped = bytearray(raw)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        caplog.clear()
+        where = f"bit {bit % 8} of byte {bit // 8}"
+
+        spool = open_spool()
+        found = list(spool.records)
+        assert found == [each.kept for each in entries[2 : 2 + len(found)]], where
+        assert (spool.start, len(found)) == (Position(2), 6) or spool.damage is not None, where
+        assert all(message.isprintable() for message in caplog.messages), where
+        for kept in found:
+            with suppress(CheckpointError):  # which a restart mends
+                assert spool.read(kept.after) == entries[kept.after.batches - 1].data, where
+        end = spool.end or Position(2)
+        spool.restart(Position(2), end)
+        added = entry(end.batches + 1, b"new")
+        spool.write([added], Position(2), synced=True)
+        spool.close()
+
+        spool = open_spool()
+        assert (spool.damage, spool.start) == (None, Position(2)), where
+        assert list(spool.records) == [*found, added.kept], where
+        for each in [*entries[2 : 2 + len(found)], added]:
+            assert spool.read(each.kept.after) == each.data, where
+        spool.close()
+        spool.remove()
+
+
+@pytest.mark.parametrize("bit", [2, 3])
+def test_where_the_records_begin_survives_a_flipped_bit(path, bit):
+    """Else it would stand before or after the true place, and whole records would be dropped for it."""
+    filled(path, *range(1, 9), start=4)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE state SET start = start + ? WHERE copy = 1", (1 << 32 + bit,))
+
+    spool = Spool(path)
+
+    assert (spool.start, held(spool)) == (Position(4), [5, 6, 7, 8])
+    assert spool.damage == f"{path} is damaged: where its records begin is not as it was written"
+    spool.restart(Position(4), Position(8))
+    spool.close()
+    assert held(Spool(path)) == [5, 6, 7, 8]
+
+
+def test_a_file_with_other_tables_is_made_anew(path):
+    with closing(sqlite3.connect(path)) as database:
+        database.execute("CREATE TABLE state (one INTEGER PRIMARY KEY, start INTEGER)")
+
+    spool = Spool(path)
+
+    assert (spool.start, spool.end) == (None, None)
+    assert spool.damage == f"{path} is damaged: it does not have the tables of a spool"
+    spool.restart(Position(3), Position(3))
+    spool.close()
+    assert (Spool(path).start, Spool(path).damage) == (Position(3), None)
+
+
+def test_damage_while_it_is_used_is_one_line(path):
+    spool = Spool(path)
+    spool.write([entry(1)], Position(0), synced=True)
+    with closing(sqlite3.connect(path)) as database, database:
+        database.execute("UPDATE records SET data = 'text', before = x'00ff'")
+
+    with pytest.raises(CheckpointError, match=r"^.*does not have the record of batch 1 .*; start again .*$"):
+        spool.read(Position(1))
+
+
+def test_a_file_that_cannot_be_used_stays_as_it_is(path):
+    """It may be whole: what is in the way is named, not taken for damage."""
+    filled(path, 1, 2)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(CheckpointError, match="database is locked; mend that and start again"):
+            Spool(path, lambda name: sqlite3.connect(name, timeout=0, isolation_level=None))
+
+    assert held(Spool(path)) == [1, 2]
+
+
 def test_a_finished_run_leaves_no_spool(path):
     spool = Spool(path)
     spool.write([entry(1)], Position(0), synced=True)
+    (path.parent / "spool.sqlite.building").touch()
 
     spool.remove()
 
