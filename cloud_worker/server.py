@@ -84,7 +84,8 @@ def serve(config: ServeConfig) -> None:
     sessions = Sessions(config.run_dir, device, config.checkpoint_every, config)
     # Not before: until it listens there is nothing to save, and Ctrl-C ends it at once.
     signal.signal(signal.SIGINT, lambda *_: stop.set())
-    server, port = start_server(sessions, config, door)
+    calls = EndUnread(config.idle_timeout)
+    server, port = start_server(sessions, config, door, calls)
     freeze_objects()
     host, _ = split_address(config.listen, "--listen")
     click.echo(f"listening on {f'[{host}]' if ':' in host else host}:{port}")
@@ -95,18 +96,24 @@ def serve(config: ServeConfig) -> None:
     try:
         sessions.save_all()
     finally:
-        stopped.wait()
+        while calls.any_open and not stopped.wait(0.1):
+            pass
+        # gRPC would also wait for connections on which nothing is called.
+        server.stop(None).wait()
         thaw_objects()
+    log.info("saved; done")
 
 
-def start_server(sessions: Sessions, config: ServeConfig, door: Door) -> tuple[grpc.Server, int]:
+def start_server(
+    sessions: Sessions, config: ServeConfig, door: Door, calls: EndUnread
+) -> tuple[grpc.Server, int]:
     """Bind and start; return the server and its port."""
     # An open stream holds a thread, an export, too; a few more answer the short calls, and what is above them
     # is refused.
     threads = 2 * config.max_sessions + OPEN_AT_ONCE + EXPORTS_AT_ONCE + 4
     server = grpc.server(
         futures.ThreadPoolExecutor(max_workers=threads),
-        interceptors=[EndUnread(config.idle_timeout), ErrorsToStatus(), OnlyKnown(door.access.identify)],
+        interceptors=[calls, ErrorsToStatus(), OnlyKnown(door.access.identify)],
         options=[
             ("grpc.so_reuseport", 0),
             ("grpc.max_allowed_incoming_connections", MAX_CONNECTIONS),

@@ -63,6 +63,12 @@ class EndUnread(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in
                 self._sending_since.pop(context, None)
             replies.close()
 
+    @property
+    def any_open(self) -> bool:
+        """Whether a call with many replies is under way."""
+        with self._lock:
+            return bool(self._open)
+
     def end_overdue(self) -> None:
         """End the calls whose reply has waited for too long."""
         with self._lock:

@@ -14,6 +14,7 @@ from cloud_worker.config import ServeConfig
 from cloud_worker.door import Door
 from cloud_worker.server import start_server
 from cloud_worker.sessions import Sessions
+from cloud_worker.unread import EndUnread
 from common.wire import convert
 from common.wire.generated import training_pb2_grpc as pb_grpc
 from common.wire.messages import Ack, Position
@@ -68,7 +69,7 @@ def cloud_in_process(run_dir, **settings) -> Iterator[SimpleNamespace]:
     """Serve on a free port; yields `address`, `stub`, `sessions`, and `edge` to open streams with."""
     config = ServeConfig(**{"listen": "127.0.0.1:0", "run_dir": run_dir, "max_sessions": 4, **settings})
     sessions = Sessions(run_dir, torch.device("cpu"), checkpoint_every_s=60.0, limits=config)
-    server, port = start_server(sessions, config, Door.read(config))
+    server, port = start_server(sessions, config, Door.read(config), EndUnread(config.idle_timeout))
     edges = []
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = pb_grpc.TrainingStub(channel)

@@ -9,6 +9,7 @@ from cloud_worker.config import ServeConfig
 from cloud_worker.door import Door
 from cloud_worker.limits import Limits
 from cloud_worker.server import start_server
+from cloud_worker.unread import EndUnread
 from common.errors import CapacityError, ConfigError, ModelError
 from tests.unit.cloud_worker.edges import cloud_in_process, refused, welcomed
 from tests.unit.cloud_worker.fakes import CountingBack
@@ -135,4 +136,4 @@ def test_a_port_is_not_bound_before_its_certificates_are_read(tmp_path):
     config = ServeConfig(listen="127.0.0.1:0", tls_cert=tmp_path / "no.crt", tls_key=tmp_path / "no.key")
 
     with pytest.raises(ConfigError, match=r"^cannot read --tls-cert .*/no\.crt: No such file"):
-        start_server(None, config, Door.read(config))
+        start_server(None, config, Door.read(config), EndUnread(60))

@@ -13,6 +13,7 @@ from cloud_worker.door import Door
 from cloud_worker.health import check_health
 from cloud_worker.server import start_server
 from cloud_worker.store import SessionFiles
+from cloud_worker.unread import EndUnread
 from common.address import split_address
 from common.checkpoint import CheckpointStore
 from common.endpoint import Endpoint
@@ -321,4 +322,4 @@ def test_an_edge_that_is_served_does_not_wait_for_another_ones_network(cloud, mo
 def test_a_port_that_is_taken_is_refused(cloud):
     """Without `grpc.so_reuseport` two servers would share it, and edges would find either."""
     with pytest.raises(ConfigError, match=f"cannot listen on {cloud.address}: the port is taken"):
-        start_server(cloud.sessions, ServeConfig(listen=cloud.address), Door())
+        start_server(cloud.sessions, ServeConfig(listen=cloud.address), Door(), EndUnread(60))

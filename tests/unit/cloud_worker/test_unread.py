@@ -112,7 +112,9 @@ def test_a_call_that_is_over_is_closed_and_forgotten():
     left, read = FakeCall(), FakeCall()
     given_up = watch.watched(replies(), left)
     next(given_up)
+    assert watch.any_open  # a server that ends waits for it
     given_up.close()
+    assert not watch.any_open
     assert list(watch.watched(replies(), read)) == [1, 2]
 
     now = 9999.0
