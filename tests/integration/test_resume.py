@@ -132,7 +132,7 @@ def test_an_edge_that_resumes_before_its_cloud_trains_on_alone_until_its_spool_i
     assert alone < BATCHES
     assert f"no cloud answers at {cloud.address}" in err
     assert "training goes on" in err
-    assert outcome(cloud, run_dir) == untouched
+    assert outcome(cloud.run_dir, run_dir) == untouched
     assert json.loads((run_dir / "summary.json").read_text())["edge_wait_s"] > 0
 
 
