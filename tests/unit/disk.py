@@ -1,17 +1,22 @@
 """A disk that loses power: records what is written to it, and builds what each moment may have left.
 
 A file's content is safe once the file is synced, its name once its directory is. What is not safe when the
-power goes may be lost or not, each for itself.
+power goes may be lost or not: all of one kind, or some of the writes to each file, in whatever order, and the
+last few changes of the names in each folder.
 """
 
 import os
-from collections.abc import Iterator
+import random
+import sqlite3
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import apsw
 
-# What of the unsynced is on the disk: nothing, everything, only names, only contents.
-MODES = ("dropped", "kept", "names", "contents")
+# What of the unsynced is on the disk: nothing, everything, only names, only contents, some of each.
+MODES = ("dropped", "kept", "names", "contents", "some")
 _VFS = "recording"
 
 
@@ -46,38 +51,87 @@ class Disk:
                 yield count, mode, folder
 
     def _files(self, count: int, mode: str) -> dict[str, bytes]:
-        names: dict[str, int] = {}
-        safe_names: dict[str, int] = {}
-        contents: list[bytearray] = []
-        safe: list[bytes] = []
+        replay = _Replay(self.folder)
         for kind, path, *what in self.ops[:count]:
-            if kind == "create":
-                names[path] = len(contents)
-                contents.append(bytearray())
-                safe.append(b"")
-            elif kind == "write":
-                offset, data = what
-                content = contents[names[path]]
-                content.extend(bytes(max(0, offset - len(content))))
-                content[offset : offset + len(data)] = data
-            elif kind == "truncate":
-                del contents[names[path]][what[0] :]
-            elif kind == "sync":
-                safe[names[path]] = bytes(contents[names[path]])
-            elif kind == "rename":
-                names[os.path.relpath(what[0], self.folder)] = names.pop(path)
-            elif kind == "unlink":
-                names.pop(path, None)
-            elif kind == "sync names":
-                safe_names = {n: i for n, i in safe_names.items() if os.path.dirname(n) != path.strip(".")}
-                safe_names |= {n: i for n, i in names.items() if os.path.dirname(n) == path.strip(".")}
+            getattr(replay, kind.replace(" ", "_"))(path, *what)
+        # Which of the steps since a folder or a file was synced: a random one, the first or the last.
+        some = random.Random(count)
+        first, last = (lambda steps: steps[0]), (lambda steps: steps[-1])
+        names = {"dropped": first, "contents": first, "some": some.choice}.get(mode, last)
+        there = {name: file for listings in replay.folders.values() for name, file in names(listings).items()}
+        chance = {"dropped": 0, "names": 0, "some": 0.5}.get(mode, 1)
+        contents = [file.content(lambda: some.random() < chance) for file in replay.files]
+        return {name: contents[file] for name, file in there.items()}
+
+
+class _Replay:
+    """What the operations so far have made of files and folders, and what of it is synced.
+
+    Attributes:
+        files: each that was ever made.
+        folders: the names in each, with numbers of files, as they were synced and after each change since.
+    """
+
+    def __init__(self, top: Path) -> None:
+        self._top = top
+        self._names: dict[str, int] = {}
+        self.files: list[_File] = []
+        self.folders: dict[str, list[dict[str, int]]] = defaultdict(lambda: [{}])
+
+    def create(self, path: str) -> None:
+        self._names[path] = len(self.files)
+        self.files.append(_File())
+        self._renamed(os.path.dirname(path))
+
+    def write(self, path: str, offset: int, data: bytes) -> None:
+        self._file(path).unsynced.append((offset, data))
+
+    def truncate(self, path: str, size: int) -> None:
+        self._file(path).unsynced.append((size, None))
+
+    def sync(self, path: str) -> None:
+        file = self._file(path)
+        file.safe = file.content(lambda: True)
+        file.unsynced = []
+
+    def rename(self, source: str, target: Path) -> None:
+        self._names[os.path.relpath(target, self._top)] = self._names.pop(source)
+        self._renamed(os.path.dirname(source))
+
+    def unlink(self, path: str) -> None:
+        self._names.pop(path, None)
+        self._renamed(os.path.dirname(path))
+
+    def sync_names(self, folder: str) -> None:
+        folder = folder.strip(".")
+        self._renamed(folder)
+        del self.folders[folder][:-1]
+
+    def _file(self, path: str) -> "_File":
+        return self.files[self._names[path]]
+
+    def _renamed(self, folder: str) -> None:
+        listing = {name: file for name, file in self._names.items() if os.path.dirname(name) == folder}
+        self.folders[folder].append(listing)
+
+
+@dataclass
+class _File:
+    safe: bytes = b""
+    # Since then: offset and data, or a size and None where it was cut to that.
+    unsynced: list[tuple[int, bytes | None]] = field(default_factory=list)
+
+    def content(self, is_kept: Callable[[], bool]) -> bytes:
+        content = bytearray(self.safe)
+        for at, data in self.unsynced:
+            if not is_kept():
+                continue
+            if data is None:
+                del content[at:]
             else:
-                raise AssertionError(f"an unknown operation, {kind}")
-        there = names if mode in ("kept", "names") else safe_names
-        return {
-            name: bytes(contents[inode]) if mode in ("kept", "contents") else safe[inode]
-            for name, inode in there.items()
-        }
+                content.extend(bytes(max(0, at - len(content))))
+                content[at : at + len(data)] = data
+        return bytes(content)
 
 
 class RecordingOs:
@@ -197,3 +251,13 @@ class _VfsFile(apsw.VFSFile):
         if not self._name_is_safe:
             self._name_is_safe = True
             self._disk.note("sync names", os.path.dirname(self._path))
+
+
+def connect_in_haste(path: str) -> sqlite3.Connection:
+    """Open a database that never waits for the disk: for tests that open thousands."""
+    return sqlite3.connect(path, isolation_level=None, check_same_thread=False, factory=_Hasty)
+
+
+class _Hasty(sqlite3.Connection):
+    def execute(self, sql, *values):
+        return super().execute("PRAGMA synchronous = OFF" if "synchronous" in sql else sql, *values)

@@ -9,6 +9,7 @@ from common.errors import CheckpointError
 from common.wire.messages import Position
 from edge_worker.spool import Spool
 from edge_worker.spool_file import Entry, Kept
+from tests.unit.disk import connect_in_haste
 
 
 def entry(batches, data=None):
@@ -169,23 +170,12 @@ def test_a_full_disk_is_named_and_changes_nothing(path):
     assert (Spool(path).start, held(Spool(path))) == (Position(0), [1])
 
 
-class Unsynced(sqlite3.Connection):
-    """Never waits for the disk: for tests that open thousands of files."""
-
-    def execute(self, sql, *values):
-        """Run a statement."""
-        return super().execute("PRAGMA synchronous = OFF" if "synchronous" in sql else sql, *values)
-
-
 def test_no_flipped_bit_is_in_the_way_of_a_start(path, caplog, monkeypatch):
     """Each seventh bit: what comes back was written, what does not is named, and the next life is well."""
     monkeypatch.setattr("os.fsync", lambda handle: None)
 
-    def open_spool():
-        return Spool(path, lambda name: sqlite3.connect(name, isolation_level=None, factory=Unsynced))
-
     entries = [entry(number, bytes([number]) * 40) for number in range(1, 9)]
-    spool = open_spool()
+    spool = Spool(path, connect_in_haste)
     spool.write(entries, Position(2), synced=True)
     spool.close()
     raw = path.read_bytes()
@@ -196,7 +186,7 @@ def test_no_flipped_bit_is_in_the_way_of_a_start(path, caplog, monkeypatch):
         caplog.clear()
         where = f"bit {bit % 8} of byte {bit // 8}"
 
-        spool = open_spool()
+        spool = Spool(path, connect_in_haste)
         found = list(spool.records)
         assert found == [each.kept for each in entries[2 : 2 + len(found)]], where
         assert (spool.start, len(found)) == (Position(2), 6) or spool.damage is not None, where
@@ -210,7 +200,7 @@ def test_no_flipped_bit_is_in_the_way_of_a_start(path, caplog, monkeypatch):
         spool.write([added], Position(2), synced=True)
         spool.close()
 
-        spool = open_spool()
+        spool = Spool(path, connect_in_haste)
         assert (spool.damage, spool.start) == (None, Position(2)), where
         assert list(spool.records) == [*found, added.kept], where
         for each in [*entries[2 : 2 + len(found)], added]:
