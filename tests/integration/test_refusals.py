@@ -42,10 +42,12 @@ def command(capfd):
         out, err = capfd.readouterr()
         return subprocess.CompletedProcess(arguments, ended.value.code, out, err)
 
-    logging_before = logging.getLogger().handlers[:]
+    root = logging.getLogger()
+    logging_before = root.handlers[:], root.level
     threads_before = torch.get_num_threads()
     yield run
-    logging.getLogger().handlers[:] = logging_before
+    root.handlers[:], level = logging_before
+    root.setLevel(level)
     torch.set_num_threads(threads_before)
 
 
