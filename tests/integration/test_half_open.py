@@ -54,5 +54,6 @@ def test_a_stream_over_a_link_that_went_dead_is_dropped_with_its_threads_and_its
             thread.join(60)
 
         assert serving_threads() == []
+        wait_for(lambda: relay.hangups, "the relay to see that the cloud has hung up")
         assert [hangup.side for hangup in relay.hangups] == ["server"]
         wait_for(lambda: has_room(cloud), "the place of the dead stream")
