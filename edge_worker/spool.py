@@ -15,6 +15,7 @@ from typing import Any
 
 from common.durable import cannot_write, sync_directory
 from common.errors import CheckpointError
+from common.logs import one_line
 from common.wire.messages import Position
 from edge_worker import spool_file
 from edge_worker.spool_file import FAULTS, Connect, Entry, Kept, entry_of, key_of
@@ -229,7 +230,7 @@ class Spool:
 
     def _note_damage(self, what: object) -> None:
         if self.damage is None:
-            self.damage = f"{self._path} is damaged: {spool_file.one_line(what)}"
+            self.damage = f"{self._path} is damaged: {one_line(str(what))}"
             log.warning("%s", self.damage)
 
     def _lost(self, after: Position) -> CheckpointError:
@@ -239,7 +240,7 @@ class Spool:
         )
 
     def _failure(self, error: Exception) -> CheckpointError:
-        reason = spool_file.one_line(error)
+        reason = one_line(str(error))
         if not spool_file.is_failure(error, self._path):
             return CheckpointError(
                 f"{self._path} is damaged: {reason}; start again to go on with what is whole of it"

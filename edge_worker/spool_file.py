@@ -47,7 +47,6 @@ _FAILURES = {
     "out of memory",
     "unable to open database file",
 }
-_LONGEST_REASON = 200
 
 Connect = Callable[[str], Any]
 
@@ -159,12 +158,6 @@ def is_failure(error: Exception, path: Path) -> bool:
     if "readonly" in str(error):  # one flipped bit of a file lets SQLite take it for read-only, too
         return not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK))
     return isinstance(error, sqlite3.Error) and str(error) in _FAILURES
-
-
-def one_line(reason: object) -> str:
-    """Return a text that may have bytes of a damaged file in it as one line to print."""
-    line = " ".join(str(reason).split())[:_LONGEST_REASON]
-    return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
 # ------------------------------------------------------------------ replacing it

@@ -4,10 +4,12 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from benchmarks.processes import Cloud, start_cloud
+from benchmarks.outcome import outcome
+from benchmarks.processes import Cloud, cloud_at, run_edge, start_cloud
 
 # Small and quick, with batch norm in play, two epochs, and a short last batch.
 SMALL_RUN = (
@@ -29,6 +31,14 @@ def clouds(tmp_path: Path) -> Iterator[Callable[..., Cloud]]:
     for cloud in started:
         if cloud.process.poll() is None:
             cloud.kill()
+
+
+def outcome_untouched(base: Path, *arguments: str) -> dict[str, Any]:
+    """Return what a run comes to that nobody touches; its directories are made in `base`."""
+    with cloud_at(base / "cloud") as cloud:
+        done = run_edge(cloud.address, base / "edge", *arguments, timeout_s=250)
+        assert done.returncode == 0, done.stderr
+    return outcome(base / "cloud", base / "edge")
 
 
 def interrupt(process: "subprocess.Popen[str]", number: signal.Signals) -> tuple[int, str, str]:

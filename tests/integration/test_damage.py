@@ -10,8 +10,8 @@ from typing import NamedTuple
 import pytest
 
 from benchmarks.outcome import outcome
-from benchmarks.processes import cloud_at, run_edge, start_cloud, start_edge, wait_for
-from tests.integration.conftest import SMALL_RUN
+from benchmarks.processes import run_edge, start_cloud, start_edge, wait_for
+from tests.integration.conftest import SMALL_RUN, outcome_untouched
 
 # Frequent saves leave two checkpoints on either side.
 RUN = [*SMALL_RUN, "--epochs", "4", "--eval-every", "1", "--checkpoint-every", "1s"]
@@ -33,11 +33,7 @@ class Sides(NamedTuple):
 
 @pytest.fixture(scope="module")
 def untouched(tmp_path_factory):
-    base = tmp_path_factory.mktemp("untouched")
-    with cloud_at(base / "cloud") as cloud:
-        done = run_edge(cloud.address, base / "edge", *RUN, timeout_s=250)
-        assert done.returncode == 0, done.stderr
-    return outcome(base / "cloud", base / "edge")
+    return outcome_untouched(tmp_path_factory.mktemp("untouched"), *RUN)
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import time
 import pytest
 
 from benchmarks.outcome import outcome
-from benchmarks.processes import cloud_at, lines_of, run_edge, start_edge, wait_for
-from tests.integration.conftest import SMALL_RUN, interrupt
+from benchmarks.processes import lines_of, run_edge, start_edge, wait_for
+from tests.integration.conftest import SMALL_RUN, interrupt, outcome_untouched
 
 # More epochs than elsewhere, so that there is something to interrupt; a slow link, so that much is under way.
 RUN = [*SMALL_RUN, "--epochs", "4", "--eval-every", "1"]
@@ -35,11 +35,7 @@ def counts(run_dir):
 @pytest.fixture(scope="module")
 def untouched(tmp_path_factory):
     """What a run comes to that nobody touches."""
-    base = tmp_path_factory.mktemp("untouched")
-    with cloud_at(base / "cloud") as cloud:
-        done = run_edge(cloud.address, base / "edge", *RUN, timeout_s=250)
-        assert done.returncode == 0, done.stderr
-        return outcome(cloud.run_dir, base / "edge")
+    return outcome_untouched(tmp_path_factory.mktemp("untouched"), *RUN)
 
 
 def test_ctrl_c_says_how_to_go_on_and_the_same_directory_resumes(clouds, tmp_path, untouched):

@@ -6,12 +6,13 @@ import grpc
 import pytest
 
 from benchmarks.outcome import outcome
-from benchmarks.processes import cloud_at, edge_at, run_edge, wait_for
+from benchmarks.processes import cloud_at, edge_at, wait_for
 from benchmarks.relay import Relay
 from common.endpoint import Endpoint
 from common.wire.generated import training_pb2 as pb
 from common.wire.generated import training_pb2_grpc as pb_grpc
 from edge_worker.export import _fetch
+from tests.integration.conftest import outcome_untouched
 
 # Large batches, so that some are under way.
 RUN = (
@@ -24,11 +25,7 @@ FIRST_CHUNKS = 2 * (16 << 10)
 @pytest.fixture(scope="module")
 def untouched(tmp_path_factory):
     """What the run comes to without a relay."""
-    base = tmp_path_factory.mktemp("untouched")
-    with cloud_at(base / "cloud") as cloud:
-        done = run_edge(cloud.address, base / "edge", *RUN, timeout_s=250)
-        assert done.returncode == 0, done.stderr
-    return outcome(base / "cloud", base / "edge")
+    return outcome_untouched(tmp_path_factory.mktemp("untouched"), *RUN)
 
 
 def test_an_edge_that_hears_no_heartbeats_leaves_the_stream_and_resumes(tmp_path, untouched):
