@@ -9,25 +9,23 @@ are kept, and the edge may forget what the older one holds: a damaged newest one
 import logging
 import math
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Protocol
 
 import torch
 
 from cloud_worker.back import Back
+from cloud_worker.standing import Evaluation, Standing
 from cloud_worker.store import SessionFiles
 from common.checkpoint import tensors_to_bytes
 from common.codec import packed_bytes
 from common.errors import CapacityError, CloudError, FencedError, HeadwaterError, SessionError
-from common.metrics import peak_rss_bytes
 from common.wire.messages import (
     Ack,
     Batch,
-    Counters,
     End,
     EvaluationPart,
-    EvaluationResult,
     Hello,
     Position,
     Record,
@@ -39,7 +37,6 @@ from common.wire.messages import (
 
 log = logging.getLogger(__name__)
 
-MAX_LOSSES_PER_ACK = 10_000
 # Losses that the edge has not yet said to have on its disk; it does at each of its checkpoints.
 MAX_LOSSES_KEPT = 1_000_000
 TAKEN_OVER = (
@@ -86,18 +83,10 @@ class Session:
         self._clock = clock
         self._checkpoint_every_s = checkpoint_every_s
         self._lock = threading.RLock()  # held while a record is applied or the state is saved
-        self._news = threading.Lock()  # held for moments only: an ack never waits for a step
         self._stream: Stream | None = None
         self._generation = files.read()[1]
-        # Where the network stands, where the newest checkpoint does, and where the one before it does.
-        self._applied = self._saved = self._durable = Position(0)
+        self._standing = Standing()
         self._number = 0  # of the newest checkpoint
-        self._first_loss = 0
-        self._losses: list[float] = []
-        self._results: list[EvaluationResult] = []
-        # Of the evaluation under way:
-        self._num_parts, self._correct, self._loss_sum, self._images = 0, 0, 0.0, 0
-        self._counters = Counters()
         self._saved_at = clock()
         self.failed = False
         self._restore()
@@ -117,7 +106,7 @@ class Session:
         with self._lock:
             if self.failed:
                 raise CloudError(f"session {hello.session_id} is loaded again after a step that failed")
-            check_nothing_lost(self._applied, hello)
+            check_nothing_lost(self._standing.applied, hello)
             if hello.generation < self._generation:
                 raise FencedError(
                     f"generation {hello.generation} of session {hello.session_id} came after generation "
@@ -131,12 +120,13 @@ class Session:
             if self._stream is not None:
                 self._stream.end(FencedError(TAKEN_OVER))
             self._stream = stream
-            self.forget_losses(hello.losses_from)
+            self._standing.forget_losses(hello.losses_from)
+            status = self.status()
             return Welcome(
-                applied=self._applied,
-                durable=self._durable,
+                applied=status.applied,
+                durable=status.durable,
                 max_record_bytes=self.max_record_bytes,
-                results=tuple(self._results),
+                results=status.results,
             )
 
     def check_current(self, stream: Stream) -> None:
@@ -172,12 +162,13 @@ class Session:
         """
         with self._lock:
             self.check_current(stream)
-            if record.after <= self._applied:
-                self._tell(None, duplicates_ignored=1)
+            if record.after <= self._standing.applied:
+                self._standing.tell(duplicates_ignored=1)
                 return
-            if len(self._losses) >= MAX_LOSSES_KEPT:
+            kept = self._standing.num_losses
+            if kept >= MAX_LOSSES_KEPT:
                 raise CapacityError(
-                    f"this session keeps the losses of {len(self._losses)} batches, which is its limit; "
+                    f"this session keeps the losses of {kept} batches, which is its limit; "
                     "the edge must say in losses_from which of them it has on its disk"
                 )
             if isinstance(record, Batch):
@@ -186,8 +177,8 @@ class Session:
                 self._evaluate(record)
             else:
                 self._expect(record.after.batches - 1)
-                skipped = isinstance(record, Skip)
-                self._tell(record.after, losses=[math.nan] if skipped else [], batches_skipped=int(skipped))
+                losses = [math.nan] if isinstance(record, Skip) else []
+                self._standing.tell(record.after, losses, batches_skipped=len(losses))
             self._save_if_due(record)
 
     def _train(self, batch: Batch) -> None:
@@ -202,59 +193,30 @@ class Session:
                 self.failed = True
                 raise
             busy_s = self._clock() - started
-        self._tell(batch.after, losses=[loss], busy_s=busy_s, batches_applied=1)
+        self._standing.tell(batch.after, losses=[loss], busy_s=busy_s, batches_applied=1)
 
     def _evaluate(self, part: EvaluationPart) -> None:
         self._expect(part.batches)
         if part.part == 0:
-            self._num_parts, self._correct, self._loss_sum, self._images = part.num_parts, 0, 0.0, 0
-        elif part.part != self._applied.parts:
-            raise SessionError(
-                f"the edge sent part {part.part} of an evaluation, "
-                f"the cloud expected part {self._applied.parts}; reconnect to resume there"
-            )
-        elif part.num_parts != self._num_parts:
-            raise SessionError(
-                f"the edge says that the evaluation has {part.num_parts} parts, "
-                f"with its first part it said {self._num_parts}"
-            )
+            self._standing.evaluation = Evaluation(part.num_parts)
+        else:
+            self._standing.evaluation.check(part, expected=self._standing.applied.parts)
         with self._turns:
             correct, loss_sum = self._back.evaluate(part.activations, part.labels)
-        self._correct += correct
-        self._loss_sum += loss_sum
-        self._images += len(part.labels)
+        self._standing.evaluation.add(correct, loss_sum, len(part.labels))
         results = []
         if part.part + 1 == part.num_parts:
-            result = EvaluationResult(
-                batches=part.batches,
-                correct=self._correct,
-                total=self._images,
-                loss=self._loss_sum / self._images,
-            )
+            result = self._standing.evaluation.result(part.batches)
             results.append(result)
             accuracy = result.correct / result.total
             log.info("session %s: accuracy %.1f%% at %s", self._files.name, 100 * accuracy, self.progress)
-        self._tell(part.after, results=results)
-
-    def _tell(
-        self,
-        applied: Position | None,
-        losses: Sequence[float] = (),
-        results: Sequence[EvaluationResult] = (),
-        **counts: float,
-    ) -> None:
-        """Let acks see that a record was applied, and what came of it."""
-        with self._news:
-            self._applied = applied or self._applied
-            self._losses += losses
-            self._results += results
-            more = {name: getattr(self._counters, name) + count for name, count in counts.items()}
-            self._counters = replace(self._counters, peak_rss_bytes=self._peak_rss(), **more)
+        self._standing.tell(part.after, results=results)
 
     def _expect(self, batches: int) -> None:
-        if batches != self._applied.batches:
+        expected = self._standing.applied.batches
+        if batches != expected:
             raise SessionError(
-                f"the edge stands at batch {batches}, the cloud expected batch {self._applied.batches}; "
+                f"the edge stands at batch {batches}, the cloud expected batch {expected}; "
                 "reconnect to resume there"
             )
 
@@ -262,61 +224,35 @@ class Session:
 
     def ack(self, received_bytes: int, losses_from: int, results_from: int) -> Ack:
         """Return the news for a stream that has told the losses and results before these numbers."""
-        with self._news:
-            first = max(losses_from, self._first_loss)
-            start = first - self._first_loss
-            return Ack(
-                received_bytes=received_bytes,
-                applied=self._applied,
-                durable=self._durable,
-                first_loss=first,
-                losses=tuple(self._losses[start : start + MAX_LOSSES_PER_ACK]),
-                results=tuple(self._results[results_from:]),
-                counters=self._counters,
-            )
+        return self._standing.ack(received_bytes, losses_from, results_from)
 
     def note(self, losses_from: int, save: bool, stream: Stream) -> None:
         """Take the edge's note; a save happens once the record under way is done."""
         with self._lock:
             self.check_current(stream)
-            self.forget_losses(losses_from)
+            self._standing.forget_losses(losses_from)
             if save:
                 self._make_durable()
 
-    def forget_losses(self, below: int) -> None:
-        """Drop the losses that the edge has on its disk."""
-        with self._news:
-            drop = min(max(0, below - self._first_loss), len(self._losses))
-            del self._losses[:drop]
-            self._first_loss += drop
-
     def status(self) -> Status:
         """Return where the session stands."""
-        with self._news:
-            return Status(
-                applied=self._applied,
-                durable=self._durable,
-                total_batches=self.run.total_batches,
-                finished=self.finished,
-                counters=self._counters,
-                results=tuple(self._results),
-            )
+        return self._standing.status(self.run)
 
     @property
     def finished(self) -> bool:
         """Whether the End record is applied."""
-        return self._applied.batches > self.run.total_batches
+        return self._standing.applied.batches > self.run.total_batches
 
     @property
     def progress(self) -> str:
         """Where the session stands, for the log; the end of the run is no batch."""
         total = self.run.total_batches
-        return f"batch {min(self._applied.batches, total)} of {total}"
+        return f"batch {min(self._standing.applied.batches, total)} of {total}"
 
     @property
     def is_saved(self) -> bool:
         """Whether the disk has all that this object has."""
-        return self._applied == self._saved
+        return self._standing.is_saved
 
     # -------------------------------------------------------------- saving
 
@@ -339,7 +275,7 @@ class Session:
 
     def _make_durable(self) -> None:
         """Put all that is applied on the disk twice, so that the edge may forget it."""
-        while self._durable < self._applied and not self.failed:
+        while not self._standing.is_durable and not self.failed:
             self._save()
 
     def _save_if_due(self, record: Record) -> None:
@@ -358,41 +294,26 @@ class Session:
     def _save(self) -> None:
         # Before the state, which says that the run is complete: the next save makes up for a full disk.
         if self.finished:
-            summary = {**asdict(self._counters), **asdict(self.run)}
+            summary = {**asdict(self._standing.counters), **asdict(self.run)}
             self._files.finish(tensors_to_bytes(self._back.state_dict()), summary)
-        numbers = {
-            "applied": list(self._applied),
-            "first_loss": self._first_loss,
-            "results": [asdict(result) for result in self._results],
-            "evaluation": [self._num_parts, self._correct, self._loss_sum, self._images],
-            "counters": asdict(self._counters),
-        }
         tensors = self._back.trainee.state()
-        tensors["losses"] = torch.tensor(self._losses, dtype=torch.float64)
-        self._files.save_state(self._number + 1, tensors, numbers)
+        tensors["losses"] = torch.tensor(self._standing.losses(), dtype=torch.float64)
+        self._files.save_state(self._number + 1, tensors, self._standing.numbers())
         self._number += 1
-        self._durable, self._saved = self._saved, self._applied
+        self._standing.note_saved()
         self._saved_at = self._clock()
 
     def _restore(self) -> None:
         states = self._files.load_states()
         if not states:
             return
-        if len(states) > 1:
-            self._durable = Position(*states[1].numbers["applied"])
+        older = states[1].numbers["applied"] if len(states) > 1 else [0]
         self._number, tensors, numbers = states[0]
-        self._losses = tensors.pop("losses").tolist()
+        losses = tensors.pop("losses").tolist()
         self._back.trainee.load_state(tensors)
-        self._applied = self._saved = Position(*numbers["applied"])
-        self._first_loss = numbers["first_loss"]
-        self._results = [EvaluationResult(**result) for result in numbers["results"]]
-        self._num_parts, self._correct, self._loss_sum, self._images = numbers["evaluation"]
-        self._counters = Counters(**numbers["counters"])
+        self._standing.restore(numbers, losses, durable=Position(*older))
         if not self.finished:
-            self._tell(None, resumes=1)
-
-    def _peak_rss(self) -> int:
-        return max(peak_rss_bytes(), self._counters.peak_rss_bytes)
+            self._standing.tell(resumes=1)
 
 
 def check_nothing_lost(applied: Position, hello: Hello) -> None:
