@@ -52,7 +52,7 @@ POINTS = (
     Point("edge", CHECKPOINT, "common.checkpoint", "CheckpointStore.keep_only"),
     Point("cloud", CHECKPOINT, "common.checkpoint", "CheckpointStore.keep_only"),
     # The weights are a step ahead of what the session says that it has applied.
-    Point("cloud", APPLIED, "cloud_worker.session", "Session._tell"),
+    Point("cloud", APPLIED, "cloud_worker.standing", "Standing.tell"),
     Point("cloud", APPLIED, "cloud_worker.session", "Session.apply", after=True),
     Point("edge", APPLIED, "edge_worker.cloud", "Cloud._on_ack"),
     Point("edge", EVALUATION, "edge_worker.front", "Front.evaluate", after=True),
