@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,6 +122,17 @@ def start_edge(
 
 
 @contextmanager
+def on_core(core: int) -> Iterator[None]:
+    """Have what is started in this block run on one core, of those that there are."""
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {sorted(cores)[core % len(cores)]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
+@contextmanager
 def edge_at(cloud: str, run_dir: Path, *arguments: str) -> "Iterator[subprocess.Popen[str]]":
     """Run `edge-worker train` for the length of a block; what is left of it is killed."""
     edge = start_edge(cloud, run_dir, *arguments)
@@ -167,3 +178,12 @@ def lines_of(run_dir: Path) -> int:
     """Return how many lines metrics.jsonl has."""
     path = run_dir / "metrics.jsonl"
     return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def rss_bytes(process_id: int) -> int:
+    """Return the resident memory of a process, in bytes; 0 where it has ended."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{process_id}/status").read_text().splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+    return 0

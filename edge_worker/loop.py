@@ -2,9 +2,11 @@
 
 import threading
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
-from common.codec import encode
+from common.codec import Packed
 from common.data.datasets import Dataset
 from common.data.loader import Batch as ImageBatch
 from common.data.loader import Loader, evaluation_batches
@@ -13,6 +15,7 @@ from common.wire.messages import Batch, End, EvaluationPart, Position
 from edge_worker.checkpoints import EdgeCheckpoints
 from edge_worker.config import TrainConfig
 from edge_worker.counters import Counters, TrainingTime
+from edge_worker.encoder import Encoder
 from edge_worker.front import Front
 from edge_worker.outbox import Outbox
 from edge_worker.runlog import RunLog
@@ -66,6 +69,7 @@ class TrainingLoop:
         self._timing = timing
         self._checkpoints = checkpoints
         self._stop = stop
+        self._encoder = Encoder(outbox, config.bits) if uplink is not None else None
         self._saved_at = time.monotonic()
         self.done = 0  # batches trained, those of earlier lives included
 
@@ -75,7 +79,10 @@ class TrainingLoop:
         self.done = start.batches
         loader = Loader(self._dataset.train, config.batch_size, config.seed, config.workers)
         batches = loader.batches(start.batches, self._plan.total_batches)
-        try:
+        with ExitStack() as stack:
+            stack.callback(batches.close)
+            if self._encoder is not None:
+                stack.enter_context(self._encoder)
             for batch in batches:
                 self._step(batch)
                 self.done = done = batch.seq + 1
@@ -86,8 +93,6 @@ class TrainingLoop:
                     self._save(done)
                 if self._stop.is_set() and done < self._plan.total_batches:
                     return False
-        finally:
-            batches.close()
         if self._uplink is not None:
             self._outbox.offer(End(self._plan.total_batches))
         return True
@@ -96,16 +101,14 @@ class TrainingLoop:
         started = time.monotonic()
         self._timing.step(batch.epoch, started)
         activations, loss = self._front.step(batch)
-        record = None
-        if self._uplink is not None:
-            record = Batch(batch.seq, encode(activations, self._config.bits), tuple(batch.labels.tolist()))
-        now = time.monotonic()
-        self._counters.add(edge_busy_s=now - started)
-        self._log.edge_batch(batch.seq, loss, self._optimisation.lr_at(batch.seq))
-        if record is not None:
+        waited_s = 0.0
+        if self._encoder is not None:
             # Returns at once while the spool has room: the link never holds the edge up.
-            self._counters.add(edge_wait_s=self._outbox.offer(record))
-        else:
+            waited_s = self._encoder.put(activations, _batch_of(batch))
+        now = time.monotonic()
+        self._counters.add(edge_busy_s=now - started - waited_s, edge_wait_s=waited_s)
+        self._log.edge_batch(batch.seq, loss, self._optimisation.lr_at(batch.seq))
+        if self._encoder is None:
             self._timing.applied(batch.seq + 1, now)
         self._counters.save(self._timing.value(now), now)
 
@@ -120,11 +123,9 @@ class TrainingLoop:
         for part in evaluation_batches(self._dataset.test, size):
             activations, right = self._front.evaluate(part)
             correct, total = correct + right, total + len(part.labels)
-            if send:
-                packed = encode(activations, self._config.bits)
-                labels = tuple(part.labels.tolist())
-                offered = EvaluationPart(done, part.seq, num_parts, packed, labels)
-                self._counters.add(edge_wait_s=self._outbox.offer(offered))
+            if send and self._encoder is not None:
+                waited_s = self._encoder.put(activations, _part_of(part, done, num_parts))
+                self._counters.add(edge_wait_s=waited_s)
         self._log.edge_evaluation(done, correct, total)
 
     def _checkpoint_is_due(self) -> bool:
@@ -135,6 +136,8 @@ class TrainingLoop:
         self._counters.save(self._timing.value(time.monotonic()))
         totals = asdict(self._counters.totals())
         # In this order: a checkpoint counts once it is there, and so must what it stands on.
+        if self._encoder is not None:
+            self._encoder.flush()
         self._outbox.commit()
         # Without a cloud nothing is offered, and the batch alone says where the run stands.
         position = self._outbox.end if self._uplink is not None else Position(done)
@@ -142,3 +145,16 @@ class TrainingLoop:
         self._saved_at = time.monotonic()
         if self._uplink is not None:
             self._uplink.note(self._checkpoints.losses_from)
+
+
+# Made with what the records need only: the images may go.
+
+
+def _batch_of(batch: ImageBatch) -> Callable[[Packed], Batch]:
+    seq, labels = batch.seq, tuple(batch.labels.tolist())
+    return lambda packed: Batch(seq, packed, labels)
+
+
+def _part_of(part: ImageBatch, done: int, num_parts: int) -> Callable[[Packed], EvaluationPart]:
+    seq, labels = part.seq, tuple(part.labels.tolist())
+    return lambda packed: EvaluationPart(done, seq, num_parts, packed, labels)

@@ -1,6 +1,6 @@
 """The codec's facade: a batch of activations <-> what the wire carries.
 
-2, 4 and 8 bits go through quantise, pack and compress; 32 bits are the float32 values themselves,
+2, 4 and 8 bits go through quantise (which packs) and compress; 32 bits are the float32 values themselves,
 compressed. Shape letters: N batch, C channels, H height, W width.
 """
 
@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.codec.compress import compress, decompress
-from common.codec.pack import pack, unpack
-from common.codec.quantise import dequantise, quantise
+from common.codec.quantise import channel_bytes, dequantise, quantise
 from common.errors import CodecError
 
 WIDTHS = (2, 4, 8, 32)
@@ -44,8 +43,10 @@ class Packed:
 
 
 def packed_bytes(shape: tuple[int, ...], bits: int) -> int:
-    """Return the size of activations of `shape` before compression, in bytes."""
-    return -(-math.prod(shape) * bits // 8)
+    """Return the size of activations of `shape` (N, C, H, W) before compression, in bytes."""
+    if bits == 32:
+        return 4 * math.prod(shape)
+    return shape[1] * channel_bytes(shape, bits)
 
 
 def encode(x_NCHW: Tensor, bits: int) -> Packed:
@@ -66,9 +67,8 @@ def encode(x_NCHW: Tensor, bits: int) -> Packed:
             raise CodecError("activations must be finite; the training has diverged: lower --lr")
         none = np.empty(0, dtype=np.float32)
         return Packed(32, (n, c, h, w), none, none, compress(_bytes_of(values)))
-    codes, low, scale = quantise(x_NCHW, bits)
-    packed = pack(codes.flatten(), bits)
-    return Packed(bits, (n, c, h, w), low.cpu().numpy(), scale.cpu().numpy(), compress(_bytes_of(packed)))
+    packed_CB, low, scale = quantise(x_NCHW, bits)
+    return Packed(bits, (n, c, h, w), low.cpu().numpy(), scale.cpu().numpy(), compress(_bytes_of(packed_CB)))
 
 
 def decode(packed: Packed, device: torch.device) -> Tensor:
@@ -96,8 +96,7 @@ def decode(packed: Packed, device: torch.device) -> Tensor:
     top = low + scale * ((1 << packed.bits) - 1)
     if not bool(torch.isfinite(top).all()) or bool((scale < 0).any()):
         raise CodecError("ranges of activations must be finite with scale >= 0")
-    codes = unpack(stored, packed.bits, math.prod(packed.shape))
-    return dequantise(codes.view(packed.shape), low, scale)
+    return dequantise(stored.view(channels, -1), packed.bits, packed.shape, low, scale)
 
 
 def _bytes_of(values: Tensor) -> memoryview:

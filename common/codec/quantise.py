@@ -1,52 +1,108 @@
-"""Per-channel affine quantisation: x ~ low[c] + scale[c] * code.
+"""Per-channel affine quantisation: x ~ low[c] + scale[c] * code, codes of 2, 4 or 8 bits packed into bytes.
 
 Each channel's range over the batch is divided into 2^bits - 1 even steps, and a value goes to the nearest
 level. Error bound: |x - decoded| <= scale[c] / 2, plus a few units in the last place of float32 at the
-channel's largest magnitude (the subtraction, division and sum round too).
+channel's largest magnitude (subtraction, product and sum round too). A channel whose step is below the
+smallest normal float32 counts as constant.
 
 Every operation is one correctly rounded float32 operation, in the same order on every device, so that equal
-input gives equal codes on CPU and CUDA.
+input gives equal bytes on CPU and CUDA. On a CPU they go block by block, so that what one operation leaves
+is still in the cache for the next.
 
-Shape letters: N batch, C channels, H height, W width.
+Shape letters: N batch, C channels, H height, W width; P = N * H * W positions; B bytes of one channel.
 """
+
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from common.codec.pack import pack, unpack
 from common.errors import CodecError
+
+# Values worked on at once on a CPU: 128 KiB of float32, a good part of the smallest second-level caches.
+BLOCK_VALUES = 1 << 15
+TINY = torch.finfo(torch.float32).tiny
+
+
+def channel_bytes(shape: tuple[int, ...], bits: int) -> int:
+    """Return how many bytes the codes of one channel take, for activations of `shape` (N, C, H, W)."""
+    n, _, h, w = shape
+    return -(-n * h * w * bits // 8)
 
 
 def quantise(x_NCHW: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Map each value to the nearest of 2^bits levels of its channel.
+    """Map each value to the nearest of 2^bits levels of its channel, and pack the codes.
 
     Args:
-        x_NCHW: any floating dtype and memory format; left unchanged.
+        x_NCHW: any floating dtype and memory format, channels_last is fastest; left unchanged.
         bits: 2, 4 or 8.
 
     Returns:
-        codes uint8 [N, C, H, W] contiguous, low float32 [C], scale float32 [C].
+        packed codes uint8 [C, B] contiguous, low float32 [C], scale float32 [C].
 
     Raises:
         CodecError: a value is NaN or infinite, or a channel's range does not fit into float32.
     """
-    levels = (1 << bits) - 1
-    # float32 first: bfloat16 arithmetic would round codes beyond 255 and wrap.
-    x = x_NCHW.detach().float()
-    low = x.amin(dim=(0, 2, 3))
-    span = x.amax(dim=(0, 2, 3)) - low
+    x_PC = _rows(x_NCHW.detach())
+    low, scale = _ranges(x_PC, bits)
+    # A constant channel has scale 0: multiply by 1, all its codes are 0.
+    steps_per_unit = 1 / torch.where(scale > 0, scale, torch.ones_like(scale))
+    per_byte = 8 // bits
+    count, channels = x_PC.shape
+    packed_CB = x_PC.new_empty(channels, -(-count // per_byte), dtype=torch.uint8)
+    for start, end in _blocks(x_PC, per_byte):
+        # float32 first: bfloat16 arithmetic would round codes beyond 255 and wrap.
+        steps = x_PC[start:end].float().sub(low).mul_(steps_per_unit).round_()
+        packed_BC = pack(steps.to(torch.uint8), bits)
+        packed_CB[:, start // per_byte : -(-end // per_byte)] = packed_BC.t()
+    return packed_CB, low, scale
+
+
+def dequantise(
+    packed_CB: Tensor, bits: int, shape: tuple[int, int, int, int], low: Tensor, scale: Tensor
+) -> Tensor:
+    """Return the float32 values [N, C, H, W] that packed codes stand for, in channels_last.
+
+    Args:
+        packed_CB: uint8 [C, B].
+        bits: 2, 4 or 8.
+        shape: (N, C, H, W).
+        low: float32 [C], the value of code 0.
+        scale: float32 [C], the step between codes.
+    """
+    n, c, h, w = shape
+    x_PC = torch.empty(n * h * w, c, dtype=torch.float32, device=packed_CB.device)
+    per_byte = 8 // bits
+    for start, end in _blocks(x_PC, per_byte):
+        packed_BC = packed_CB[:, start // per_byte : -(-end // per_byte)].t().contiguous()
+        codes_PC = unpack(packed_BC, bits, end - start)
+        x_PC[start:end].copy_(codes_PC).mul_(scale).add_(low)
+    return x_PC.view(n, h, w, c).permute(0, 3, 1, 2)
+
+
+def _rows(x_NCHW: Tensor) -> Tensor:
+    """Return the values as [P, C], without a copy where they are channels_last."""
+    return x_NCHW.permute(0, 2, 3, 1).reshape(-1, x_NCHW.shape[1])
+
+
+def _ranges(x_PC: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Return low and scale of each channel, float32 [C]."""
+    low = x_PC.amin(dim=0).float()
+    span = x_PC.amax(dim=0).float() - low
     if not bool(torch.isfinite(span).all()):
         channel = int((~torch.isfinite(span)).nonzero()[0])
         raise CodecError(
             f"activations must be finite, got a range of {span[channel].item()} in channel {channel}; "
             "the training has diverged: lower --lr or raise --warmup"
         )
-    scale = span / levels
-    # A constant channel (or one whose step underflows) has scale 0: divide by 1, all codes are 0.
-    divisor = torch.where(scale > 0, scale, torch.ones_like(scale))
-    codes = (x - low.view(1, -1, 1, 1)).div_(divisor.view(1, -1, 1, 1)).round_().clamp_(0, levels)
-    return codes.to(torch.uint8).contiguous(), low, scale
+    scale = span / ((1 << bits) - 1)
+    return low, torch.where(scale >= TINY, scale, torch.zeros_like(scale))
 
 
-def dequantise(codes_NCHW: Tensor, low: Tensor, scale: Tensor) -> Tensor:
-    """Return the float32 values that `codes_NCHW` (uint8) stand for; `low` and `scale` are float32 [C]."""
-    return codes_NCHW.float().mul_(scale.view(1, -1, 1, 1)).add_(low.view(1, -1, 1, 1))
+def _blocks(x_PC: Tensor, per_byte: int) -> Iterator[tuple[int, int]]:
+    """Yield the rows to work on at once, as (start, end); each start is that of a byte."""
+    count, channels = x_PC.shape
+    rows = count if x_PC.device.type != "cpu" else max(1, BLOCK_VALUES // (channels * per_byte)) * per_byte
+    for start in range(0, count, rows):
+        yield start, min(count, start + rows)

@@ -31,19 +31,23 @@ class _CodecEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Codec.ValueType
     DESCRIPTOR: _descriptor.EnumDescriptor
     CODEC_UNSPECIFIED: _Codec.ValueType  # 0
     """Refused."""
-    CODEC_AFFINE: _Codec.ValueType  # 1
-    """Value = low[c] + scale[c] * code, float32, codes of 2, 4 or 8 bits."""
+    CODEC_AFFINE: _Codec.ValueType  # 3
+    """Value = low[c] + scale[c] * code, float32, codes of 2, 4 or 8 bits. The codes of one channel lie together,
+    in the order N, H, W, and begin with a byte.
+    """
     CODEC_FLOAT32: _Codec.ValueType  # 2
-    """The float32 values themselves; bits = 32, low and scale empty."""
+    """The float32 values themselves in the order N, C, H, W; bits = 32, low and scale empty."""
 
 class Codec(_Codec, metaclass=_CodecEnumTypeWrapper): ...
 
 CODEC_UNSPECIFIED: Codec.ValueType  # 0
 """Refused."""
-CODEC_AFFINE: Codec.ValueType  # 1
-"""Value = low[c] + scale[c] * code, float32, codes of 2, 4 or 8 bits."""
+CODEC_AFFINE: Codec.ValueType  # 3
+"""Value = low[c] + scale[c] * code, float32, codes of 2, 4 or 8 bits. The codes of one channel lie together,
+in the order N, H, W, and begin with a byte.
+"""
 CODEC_FLOAT32: Codec.ValueType  # 2
-"""The float32 values themselves; bits = 32, low and scale empty."""
+"""The float32 values themselves in the order N, C, H, W; bits = 32, low and scale empty."""
 Global___Codec: _TypeAlias = Codec  # noqa: Y015
 
 class _Compression:
@@ -686,12 +690,12 @@ class Activations(_message.Message):
     bits: _builtins.int
     compression: Global___Compression.ValueType
     data: _builtins.bytes
-    """Codes packed without gaps, the first one in the lowest bits of a byte; the last byte is filled with
-    zeros. ceil(N * C * H * W * bits / 8) bytes before compression.
+    """Codes packed without gaps, the first one in the lowest bits of a byte; the last byte of each channel is
+    filled up with zeros. C * ceil(N * H * W * bits / 8) bytes before compression.
     """
     @_builtins.property
     def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """[N, C, H, W]; codes are ordered so, the last one fastest."""
+        """[N, C, H, W]"""
 
     @_builtins.property
     def low(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:

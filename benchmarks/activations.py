@@ -1,0 +1,79 @@
+"""Activations of trained fronts for the benchmarks of the codec: real ones, whose codes are far from even."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import click
+import torch
+from torch import Tensor
+
+from common.data.loader import Loader
+from common.strategies import find_strategy
+from edge_worker.config import TrainConfig
+from edge_worker.run import Work
+
+BATCH = 128
+
+data_dir = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path("../shared/data"),
+    show_default=True,
+    help="Where CIFAR-10 is; without it, activations are those of synthetic images.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A network and where it is cut."""
+
+    model: str
+    split: str
+    stem: str = "imagenet"
+
+    @property
+    def case(self) -> dict[str, str]:
+        """The settings as a figure names them."""
+        stem = {"stem": self.stem} if self.model.startswith("resnet") else {}
+        return {"model": self.model, "split": self.split, **stem, "batch": str(BATCH)}
+
+
+NETWORKS = (
+    Network("vgg16", "pool2"),
+    Network("vgg16", "pool3"),
+    Network("resnet18", "layer2"),
+    Network("resnet18", "layer2", stem="cifar"),
+)
+
+
+def config_of(network: Network, data: Path, train_limit: int, epochs: int) -> TrainConfig:
+    """Return the settings of a run that trains `network` on what data there is."""
+    config = TrainConfig(
+        model=network.model,
+        split=network.split,
+        stem=network.stem,
+        train_limit=train_limit,
+        test_limit=BATCH,
+        epochs=epochs,
+        batch_size=BATCH,
+        threads=1,
+        precision="float32",
+        device="cpu",
+    )
+    has_cifar = (data / "cifar-10-batches-py").exists()
+    return (
+        replace(config, dataset="cifar10", data_dir=data)
+        if has_cifar
+        else replace(config, dataset="synthetic")
+    )
+
+
+def trained_activations(network: Network, data: Path, quick: bool) -> Tensor:
+    """Train front and exit for some epochs; return what the next batch sends, float32 [N, C, H, W]."""
+    config = config_of(network, data, train_limit=BATCH if quick else 20 * BATCH, epochs=1 if quick else 3)
+    work = Work(config, find_strategy("hierarchical"))
+    batches = Loader(work.dataset.train, BATCH, seed=0, num_workers=1).batches(0, work.plan.total_batches + 1)
+    activations = torch.empty(0)
+    for batch in batches:
+        activations, _ = work.front.step(batch)
+    return activations

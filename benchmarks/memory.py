@@ -1,0 +1,84 @@
+"""Is memory flat over a run, and how much less does an edge take that trains the front only?
+
+python -m benchmarks.memory [--quick] [--out FILE]
+
+Growth of both daemons' resident memory over 5,000 batches after the first 500: the median over the last tenth
+of the batches against that over the second tenth. And the edge's peak above its level before the first batch,
+where it trains the front, against where it trains the network whole.
+"""
+
+import json
+import statistics
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from benchmarks.processes import Cloud, cloud_at, edge_at, finish, lines_of, rss_bytes, start_edge
+from benchmarks.report import Report, benchmark
+
+GROWTH_BAR, SHARE_BAR = 0.02, 0.65
+RESNET = (
+    "--model resnet18 --split layer2 --bits 4 --batch-size 32 --precision float32 --threads 1 --workers 1"
+)
+VGG = "--model vgg16 --split pool3 --bits 4 --batch-size 64 --precision float32 --threads 1 --workers 1"
+SOURCE = "--dataset synthetic --test-limit 64"
+SAMPLE_S = 0.5
+# The log's line that comes last before the first batch.
+BUILT = "device "
+
+
+def growth(work: Path, batches: int) -> dict[str, float]:
+    """Train so many batches of 32; return how much each side has grown, as a share."""
+    arguments = f"{RESNET} {SOURCE} --train-limit {32 * 500} --epochs {batches // 500}"
+    samples: list[tuple[int, int, int]] = []
+    with cloud_at(work / "cloud") as cloud, edge_at(cloud.address, work / "edge", *arguments.split()) as edge:
+        while edge.poll() is None:
+            seen = lines_of(work / "edge") // 2  # one line of each side for a batch
+            samples.append((seen, rss_bytes(edge.pid), rss_bytes(cloud.process.pid)))
+            time.sleep(SAMPLE_S)
+        finish(edge)
+    tenth = batches // 10
+    early = [each for each in samples if tenth <= each[0] < 2 * tenth]
+    late = [each for each in samples if batches - tenth <= each[0] and 0 not in each]
+    return {
+        side: statistics.median(each[index] for each in late)
+        / statistics.median(each[index] for each in early)
+        - 1
+        for index, side in ((1, "edge"), (2, "cloud"))
+    }
+
+
+def above_start(work: Path, cloud: Cloud, strategy: str, images: int) -> int:
+    """Train; return the edge's peak above its level before the first batch, in bytes."""
+    arguments = f"{VGG} {SOURCE} --train-limit {images} --epochs 1 --strategy {strategy}"
+    edge = start_edge(cloud.address, work, *arguments.split())
+    assert edge.stderr is not None
+    while BUILT not in (line := edge.stderr.readline()):
+        if not line:
+            raise RuntimeError(f"edge-worker ended with {edge.wait(60)}")
+    before = rss_bytes(edge.pid)
+    finish(edge)
+    return int(json.loads((work / "summary.json").read_text())["edge_peak_rss_bytes"]) - before
+
+
+@benchmark
+def main(report: Report) -> None:
+    """Growth over a run, and the edge's share of the whole network's memory."""
+    batches, images = (1000, 256) if report.quick else (5000, 1280)
+    with TemporaryDirectory() as work:
+        for side, share in growth(Path(work), batches).items():
+            case = {"side": side, "settings": RESNET, "batches": batches}
+            report.figure("memory_growth", case, share, "share", at_most=GROWTH_BAR)
+    with TemporaryDirectory() as base, cloud_at(Path(base) / "cloud") as cloud:
+        taken = {
+            strategy: above_start(Path(base) / strategy, cloud, strategy, images)
+            for strategy in ("hierarchical", "full-edge")
+        }
+    for strategy, nbytes in taken.items():
+        report.figure("memory_above_start", {"strategy": strategy, "settings": VGG}, nbytes, "bytes")
+    share = taken["hierarchical"] / taken["full-edge"]
+    report.figure("memory_share", {"settings": VGG}, share, "share", at_most=SHARE_BAR)
+
+
+if __name__ == "__main__":
+    main()
