@@ -18,6 +18,7 @@ import torch
 from cloud_worker.back import Back
 from cloud_worker.standing import Evaluation, Standing
 from cloud_worker.store import SessionFiles
+from cloud_worker.turns import Turns
 from common.checkpoint import tensors_to_bytes
 from common.codec import packed_bytes
 from common.errors import CapacityError, CloudError, FencedError, HeadwaterError, SessionError
@@ -72,7 +73,7 @@ class Session:
         files: SessionFiles,
         run: Run,
         back: Back,
-        turns: threading.Lock,
+        turns: Turns,
         clock: Callable[[], float],
         checkpoint_every_s: float,
     ) -> None:

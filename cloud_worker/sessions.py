@@ -16,6 +16,7 @@ from cloud_worker.limits import Limits
 from cloud_worker.memory import release_what_is_left
 from cloud_worker.session import Session, check_nothing_lost
 from cloud_worker.store import SessionFiles
+from cloud_worker.turns import Turns
 from common.errors import (
     CapacityError,
     CheckpointError,
@@ -50,7 +51,7 @@ class Sessions:
         self._streams: Counter[Session] = Counter()  # open on each of them
         self._lock = threading.Lock()  # held for moments only
         self._loading = threading.Lock()  # held while a network is built
-        self._turns = threading.Lock()
+        self._turns = Turns()
 
     @contextmanager
     def serving(self, hello: Hello, caller: str) -> Iterator[Session]:

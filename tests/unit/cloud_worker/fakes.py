@@ -1,7 +1,6 @@
 """What the tests of the cloud share: stand-ins for network and stream, and sessions around them."""
 
 import dataclasses
-import threading
 from pathlib import Path
 
 import torch
@@ -9,6 +8,7 @@ import torch
 from cloud_worker.back import Back
 from cloud_worker.session import Session
 from cloud_worker.store import SessionFiles
+from cloud_worker.turns import Turns
 from common.codec import encode
 from common.models.catalogue import ModelSpec
 from common.strategies import find_strategy
@@ -61,7 +61,7 @@ def open_session(run_dir: Path, back=None, clock=lambda: 0.0, run=RUN):
     files = SessionFiles(run_dir, SESSION)
     if not files.exists():
         files.create(run, "", 0)
-    return Session(files, run, back or CountingBack(), threading.Lock(), clock, checkpoint_every_s=60.0)
+    return Session(files, run, back or CountingBack(), Turns(), clock, checkpoint_every_s=60.0)
 
 
 def attached(session, generation=1):

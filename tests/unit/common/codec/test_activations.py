@@ -49,7 +49,7 @@ def test_bfloat16_values_do_not_wrap_past_the_largest_code(bits):
 
 @pytest.mark.parametrize("bits", WIDTHS)
 def test_memory_format_changes_no_byte(bits):
-    """Codes are ordered N, C, H, W whatever the layout in memory."""
+    """Codes are ordered C, N, H, W whatever the layout in memory."""
     x = activations((4, 8, 6, 5))
 
     plain, last = encode(x, bits), encode(x.to(memory_format=torch.channels_last), bits)
@@ -94,8 +94,8 @@ def test_a_range_beyond_float32_is_refused():
         encode(x, 8)
 
 
-@pytest.mark.parametrize(("bits", "size"), [(2, 27), (4, 53), (8, 105), (32, 420)])
-def test_size_before_compression_is_the_bits_rounded_up(bits, size):
+@pytest.mark.parametrize(("bits", "size"), [(2, 27), (4, 54), (8, 105), (32, 420)])
+def test_size_before_compression_is_the_bits_of_each_channel_rounded_up(bits, size):
     assert packed_bytes((1, 3, 5, 7), bits) == size
 
 
