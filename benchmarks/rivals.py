@@ -48,11 +48,11 @@ def hivemind_8bit() -> Rival:
         data: bytes = codec.compress(x, CompressionInfo.from_tensor(x)).SerializeToString()
         return data
 
-    def decode(data: bytes, _: tuple[int, ...]) -> Tensor:
-        values: Tensor = codec.extract(runtime_pb2.Tensor.FromString(data))
-        return values
+    def decode(data: bytes, shape: tuple[int, ...]) -> Tensor:
+        # Their `extract` fails on NumPy 2, where an array of one number is no number.
+        return _from_codebook(runtime_pb2.Tensor.FromString(data).buffer[8:], shape)
 
-    return Rival("Hivemind UNIFORM_8BIT", "its own code", encode, decode)
+    return Rival("Hivemind UNIFORM_8BIT", "its own encode", encode, decode)
 
 
 def _uniform_8bit(x: Tensor) -> bytes:

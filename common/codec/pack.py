@@ -12,22 +12,20 @@ def pack(codes_PC: Tensor, bits: int) -> Tensor:
     """Pack the columns of `codes_PC` (each code < 2^bits) into ceil(P * bits / 8) bytes.
 
     Args:
-        codes_PC: uint8 [P, C], contiguous; may be changed.
+        codes_PC: [P, C], contiguous, of any dtype that holds 0 to 255.
         bits: 2, 4 or 8.
 
     Returns:
-        uint8 [ceil(P * bits / 8), C]; the last row is filled up with zeros.
+        Bytes [ceil(P * bits / 8), C], of the same dtype; the last row is filled up with zeros.
     """
     per_byte = 8 // bits
-    if per_byte == 1:
-        return codes_PC
     missing = -len(codes_PC) % per_byte
     if missing:
         codes_PC = torch.nn.functional.pad(codes_PC, (0, 0, 0, missing))
     slots = codes_PC.view(-1, per_byte, codes_PC.shape[1])
-    packed = slots[:, 0]
-    for slot in range(1, per_byte):
-        packed = packed | (slots[:, slot] << (slot * bits))
+    packed = slots[:, -1]
+    for slot in reversed(range(per_byte - 1)):
+        packed = torch.add(slots[:, slot], packed, alpha=1 << bits)
     return packed
 
 

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.pair import train_pair
-from benchmarks.processes import run_edge
+from benchmarks.processes import finish, run_edge, start_edge
 from common.codec import packed_bytes
 from common.codec.compress import compress, decompress
 from common.flags import options_of
@@ -77,6 +77,25 @@ def test_daemons_equal_the_pair_in_one_process_bit_for_bit(clouds, tmp_path, arg
     for kind, losses in (("edge", alone.edge_losses), ("cloud", alone.cloud_losses)):
         told = {event["seq"]: event["loss"] for event in events if event["kind"] == kind}
         assert [told[seq] for seq in range(len(losses))] == pytest.approx(losses, rel=1e-6)
+
+
+def test_four_models_side_by_side_on_one_cloud_each_end_with_the_bits_they_end_with_alone(clouds, tmp_path):
+    """They take turns step by step; dropout and batch norm of one do not touch the other."""
+    cuts = {"resnet18": "layer3", "resnet34": "layer3.2", "vgg11": "pool4", "vgg13_bn": "pool3"}
+    settings = "--dataset synthetic --train-limit 96 --test-limit 32 --batch-size 16 --epochs 1 --threads 1"
+    runs = {
+        model: [*settings.split(), *f"--model {model} --split {cut} --precision float32 --workers 1".split()]
+        for model, cut in cuts.items()
+    }
+    cloud = clouds()
+    edges = {model: start_edge(cloud.address, tmp_path / model, *run) for model, run in runs.items()}
+    for edge in edges.values():
+        finish(edge)
+
+    for model, run in runs.items():
+        session = json.loads((tmp_path / model / "run.json").read_text())["session_id"]
+        alone = in_process(run)
+        assert same(load_file(cloud.session_dir(session) / "back.safetensors"), alone.back), model
 
 
 def test_one_flipped_code_byte_on_the_way_breaks_the_equality():
