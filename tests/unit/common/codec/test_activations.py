@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from common.codec import WIDTHS, decode, encode, packed_bytes
+from common.codec.compress import decompress
 from common.errors import CodecError
 
 CPU = torch.device("cpu")
@@ -56,6 +57,43 @@ def test_memory_format_changes_no_byte(bits):
 
     assert plain.data == last.data
     assert np.array_equal(plain.low, last.low)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("shift", [0.0, -1.5], ids=["after a ReLU", "negative too"])
+def test_the_size_of_blocks_changes_no_byte(monkeypatch, bits, shift):
+    """On a GPU all is one block; 75 positions fill no byte evenly, nor a block."""
+    x = activations((3, 6, 5, 5)) + shift
+    whole = encode(x, bits)
+
+    monkeypatch.setattr("common.codec.quantise.BLOCK_VALUES", 64)
+
+    blocks = encode(x, bits)
+    assert blocks.data == whole.data
+    assert np.array_equal(blocks.scale, whole.scale)
+    assert torch.equal(decode(blocks, CPU), decode(whole, CPU))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_the_codes_of_a_channel_lie_together_and_begin_with_a_byte(bits):
+    """As the .proto file states it; the second channel is the first one upside down."""
+    levels = (1 << bits) - 1
+    x = torch.tensor([[0.0, 1.0, 1.0], [1.0, 0.0, 0.0]]).view(1, 2, 1, 3)
+
+    codes = np.frombuffer(decompress(encode(x, bits).data, packed_bytes((1, 2, 1, 3), bits)), dtype=np.uint8)
+
+    first, second = codes.reshape(2, -1)
+    assert int.from_bytes(first.tobytes(), "little") == levels << bits | levels << 2 * bits
+    assert int.from_bytes(second.tobytes(), "little") == levels
+
+
+def test_a_step_below_the_smallest_normal_number_counts_as_none():
+    x = torch.tensor([0.0, 1e-39]).view(2, 1, 1, 1)
+
+    packed = encode(x, 4)
+
+    assert packed.scale.tolist() == [0.0]
+    assert (decode(packed, CPU) == 0).all()
 
 
 def test_encoding_leaves_its_input_unchanged():
