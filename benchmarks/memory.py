@@ -23,13 +23,14 @@ RESNET = (
 VGG = "--model vgg16 --split pool3 --bits 4 --batch-size 64 --precision float32 --threads 1 --workers 1"
 SOURCE = "--dataset synthetic --test-limit 64"
 SAMPLE_S = 0.5
+PER_EPOCH = 125
 # The log's line that comes last before the first batch.
 BUILT = "device "
 
 
 def growth(work: Path, batches: int) -> dict[str, float]:
     """Train so many batches of 32; return how much each side has grown, as a share."""
-    arguments = f"{RESNET} {SOURCE} --train-limit {32 * 500} --epochs {batches // 500}"
+    arguments = f"{RESNET} {SOURCE} --train-limit {32 * PER_EPOCH} --epochs {batches // PER_EPOCH}"
     samples: list[tuple[int, int, int]] = []
     with cloud_at(work / "cloud") as cloud, edge_at(cloud.address, work / "edge", *arguments.split()) as edge:
         while edge.poll() is None:
@@ -64,7 +65,7 @@ def above_start(work: Path, cloud: Cloud, strategy: str, images: int) -> int:
 @benchmark
 def main(report: Report) -> None:
     """Growth over a run, and the edge's share of the whole network's memory."""
-    batches, images = (1000, 256) if report.quick else (5000, 1280)
+    batches, images = (250, 128) if report.quick else (5000, 1280)
     with TemporaryDirectory() as work:
         for side, share in growth(Path(work), batches).items():
             case = {"side": side, "settings": RESNET, "batches": batches}

@@ -32,7 +32,7 @@ COMMON = {
     "threads": 1,
 }
 CASES: tuple[dict[str, Any], ...] = (
-    {"model": "resnet18", "split": "layer2", "batch_size": 128, "train_limit": 6400},
+    {"model": "resnet18", "split": "layer2", "batch_size": 128, "train_limit": 4992},
     {"model": "resnet18", "split": "layer2", "stem": "cifar", "batch_size": 64, "train_limit": 1280},
     {"model": "vgg16", "split": "pool3", "batch_size": 64, "train_limit": 2560},
 )

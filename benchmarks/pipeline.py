@@ -21,7 +21,7 @@ from benchmarks.report import Report, benchmark
 
 BAR = 0.93
 COMMON = (
-    "--dataset synthetic --test-limit 20 --batch-size 50 --epochs 1 --bits 4 --precision float32 --workers 1 "
+    "--dataset synthetic --test-limit 20 --batch-size 50 --bits 4 --precision float32 --workers 1 "
     "--checkpoint-every 1h"
 )
 
@@ -33,24 +33,27 @@ class Case:
     Attributes:
         bound: `edge`, `link` or `cloud`.
         settings: flags of `edge-worker train`.
-        images: how many it trains on.
+        images: how many it trains on in an epoch.
+        epochs: how often.
         rate_bps: of the link, where there is one.
     """
 
     bound: str
     settings: str
     images: int
+    epochs: int = 1
     rate_bps: int | None = None
 
     def arguments(self, quick: bool) -> list[str]:
         """Return all flags but where the cloud is."""
-        images = 200 if quick else self.images
+        images, epochs = (200, 1) if quick else (self.images, self.epochs)
         rate = [] if self.rate_bps is None else ["--link-rate", f"{self.rate_bps}bit"]
-        return [*COMMON.split(), *self.settings.split(), "--train-limit", str(images), *rate]
+        length = f"--train-limit {images} --epochs {epochs}".split()
+        return [*COMMON.split(), *self.settings.split(), *length, *rate]
 
 
 CASES = (
-    Case("edge", "--model resnet18 --split layer4.0", 8000),
+    Case("edge", "--model resnet18 --split layer4.0", 4000, epochs=2),
     Case("link", "--model resnet18 --split layer2", 4000, rate_bps=1_000_000),
     Case("cloud", "--model vgg16 --split pool2", 1500),
 )

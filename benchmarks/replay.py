@@ -108,7 +108,7 @@ def applied(record: Record, received: int) -> Ack:
         received_bytes=received,
         applied=at,
         durable=at,
-        first_loss=at.batches - len(losses),
+        first_loss=record.seq if isinstance(record, Batch) else 0,
         losses=losses,
         results=results,
     )
@@ -142,8 +142,12 @@ class Player:
         next(self._replies)
 
     def play(self, tell: Callable[[], None]) -> None:
-        """Send all batches; returns once they are applied. `tell` is called at each word of the cloud."""
+        """Send all batches, until they are applied or the cloud is gone; `tell` is called at each Ack."""
         self._begun.set()
+        with contextlib.suppress(grpc.RpcError):
+            self._take_acks(tell)
+
+    def _take_acks(self, tell: Callable[[], None]) -> None:
         received = 0
         for proto in self._replies:
             ack = convert.reply_from_proto(proto)
