@@ -95,3 +95,45 @@ def test_a_server_stands_what_no_edge_would_say_and_an_honest_run_beside_it_ends
     wrong = {name: value for name, value in figures.items() if name in HOSTILE_WRONGS and value != 0}
     assert not wrong
     assert set(figures) >= HOSTILE_WRONGS
+
+
+def test_the_codec_is_timed_beside_others_on_real_activations(quick, data_dir):
+    """Timed, not judged: but bytes and errors hold on any machine."""
+    figures = quick("codec", "--data-dir", data_dir)
+
+    assert figures["bytes_ratio"] < 1
+    assert figures["error_ratio"] < 1
+    assert figures["encode_ratio"] > 0
+
+
+def test_codes_take_no_more_bytes_than_their_entropy(quick, data_dir):
+    figures = quick("bytes", "--data-dir", data_dir)
+
+    assert figures["bytes_over_entropy"] < 1.03
+    assert figures["entropy_by_channel"] <= figures["entropy_pooled"]
+
+
+def test_sides_are_measured_alone_and_as_a_pair(quick):
+    figures = quick("pipeline")
+
+    assert {"alone_s", "pair_s", "pipeline"} <= set(figures)
+    assert figures["pair_s"] > 0
+
+
+def test_streaming_is_measured_against_the_front_alone(quick):
+    assert quick("overhead")["overhead"] > 0
+
+
+def test_memory_of_the_front_is_less_than_that_of_the_whole(quick):
+    figures = quick("memory")
+
+    assert figures["memory_share"] < 0.65
+    assert "memory_growth" in figures
+
+
+def test_edges_that_share_a_cloud_each_get_their_part(quick):
+    """In turns: when the first has all its eight batches applied, no other lacks more than one or two."""
+    figures = quick("sessions")
+
+    assert figures["sessions_worst"] > 0.7
+    assert {"sessions", "session_idle"} <= set(figures)
