@@ -2,9 +2,10 @@
 
 python -m benchmarks.link [--quick] [--out FILE]
 
-The rate over any five seconds after the first two, in both directions; the time of one transfer against that
-of the kernel's token bucket filter (tbf) on a veth pair, which needs root; and the bytes that a run counts
-against those that the relay saw. With --out, cases that the file holds already are left out.
+The rate over any five seconds after the first two, in both directions, and how much of it is used; the time
+of one transfer against that of the kernel's token bucket filter (tbf) on a veth pair, which needs root; the
+bytes that a run counts against those that the relay saw. With --out, cases that the file holds already are
+left out.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ from benchmarks.report import Report, benchmark
 from benchmarks.stream import REPLY_S, sink_at
 from common.units import parse_rate
 
-RATE_BAR, TIME_BAR, BYTES_BAR = 0.03, 0.03, 0.02
+RATE_BAR, TIME_BAR, BYTES_BAR, UTILISATION_BAR = 0.03, 0.03, 0.02, 0.97
 WINDOW_S, SKIP_S = 5.0, 2.0
 # What a sender and a receiver of batches are given.
 STREAM_S, TRANSFER_S = 20.0, 15.0
@@ -81,7 +82,8 @@ def daemons(report: Report, rate: str, options: str) -> None:
             raise click.ClickException(f"edge-worker ended with {done.returncode}: {done.stderr}")
         summary = json.loads((Path(work) / "edge" / "summary.json").read_text())
     if not report.quick:
-        report.figure("link_utilisation", case, summary["link_utilisation"], "share")
+        used = summary["link_utilisation"]
+        report.figure("link_utilisation", case, used, "share", at_least=UTILISATION_BAR)
         strayed = deviation(relay.up.timeline(), parse_rate(rate))
         report.figure("uplink_rate_deviation", case, strayed, "share", at_most=RATE_BAR)
     # Down there are some tens of kilobytes in all, so that a few pings count.
@@ -100,7 +102,9 @@ def uplink(report: Report, rate: str, seconds: float) -> None:
     if report.has("uplink_rate_deviation", case):
         return
     with sink_at() as address, Relay(address) as relay:
-        stream("send", "--to", relay.address, "--rate", rate, "--seconds", str(seconds), "--shape")
+        sent = stream("send", "--to", relay.address, "--rate", rate, "--seconds", str(seconds), "--shape")
+    used = 8 * sent["wire_bytes"] / (parse_rate(rate) * sent["seconds"])
+    report.figure("link_utilisation", case, used, "share", at_least=UTILISATION_BAR)
     strayed = deviation(relay.up.timeline(), parse_rate(rate))
     report.figure("uplink_rate_deviation", case, strayed, "share", at_most=RATE_BAR)
 
@@ -197,7 +201,8 @@ def main(report: Report) -> None:
         return
     for rate, options in DAEMONS.items():
         daemons(report, rate, options)
-    uplink(report, "100mbit", STREAM_S)
+    for rate in ("10mbit", "100mbit"):
+        uplink(report, rate, STREAM_S)
     for rate in ("1mbit", "5mbit", "20mbit", "100mbit"):
         downlink(report, rate, STREAM_S)
     try:
