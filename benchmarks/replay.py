@@ -16,7 +16,6 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from concurrent import futures
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -25,7 +24,7 @@ from typing import BinaryIO
 import click
 import grpc
 
-from benchmarks.processes import LISTENING
+from benchmarks.stream import MAX_RECORD_BYTES, serve
 from common.wire import convert
 from common.wire.generated import training_pb2 as pb
 from common.wire.generated import training_pb2_grpc as pb_grpc
@@ -43,7 +42,6 @@ from common.wire.messages import (
 )
 from common.wire.reassembly import Reassembly, chunks_of
 
-MAX_RECORD_BYTES = 64 << 20
 # Unconfirmed bytes of one player: some records, so that the cloud never waits for the next.
 WINDOW = 4 << 20
 _SIZE = struct.Struct("<I")
@@ -183,14 +181,7 @@ def main() -> None:
 @click.option("--record", type=click.Path(path_type=Path, dir_okay=False))
 def sink(listen: str, record: Path | None) -> None:
     """Serve until stdin ends."""
-    server = grpc.server(futures.ThreadPoolExecutor(4))
-    pb_grpc.add_TrainingServicer_to_server(Sink(record), server)  # type: ignore[no-untyped-call]
-    port = server.add_insecure_port(listen)
-    server.start()
-    click.echo(f"{LISTENING}{listen.rpartition(':')[0]}:{port}")
-    with contextlib.suppress(KeyboardInterrupt):
-        sys.stdin.read()
-    server.stop(None).wait()
+    serve(Sink(record), listen)
 
 
 @main.command()

@@ -149,8 +149,13 @@ def main() -> None:
 @click.option("--reply-bytes", type=int)
 def sink(listen: str, reply_bytes: int | None) -> None:
     """Serve until stdin ends."""
+    serve(Sink(reply_bytes), listen)
+
+
+def serve(servicer: pb_grpc.TrainingServicer, listen: str) -> None:
+    """Say where it listens, and serve until stdin ends."""
     server = grpc.server(futures.ThreadPoolExecutor(4))
-    pb_grpc.add_TrainingServicer_to_server(Sink(reply_bytes), server)  # type: ignore[no-untyped-call]
+    pb_grpc.add_TrainingServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
     port = server.add_insecure_port(listen)
     server.start()
     click.echo(f"{LISTENING}{listen.rpartition(':')[0]}:{port}")
