@@ -28,7 +28,7 @@ SETTINGS = (
 )
 LIMITS = ("--checkpoint-every", "1h", "--max-sessions", "64")
 # How many edges, and how many batches each of them sends.
-CROWDS, QUICK_CROWDS = ((1, 256), (8, 64), (64, 16)), ((1, 16), (4, 8))
+CROWDS, QUICK_CROWDS = ((1, 144), (8, 64), (64, 16)), ((1, 16), (4, 8))
 RATE_BAR, SHARE_BAR, IDLE_BAR = 0.9, 0.8, 1 << 20
 
 
