@@ -22,7 +22,7 @@ RESNET = (
 )
 VGG = "--model vgg16 --split pool3 --bits 4 --batch-size 64 --precision float32 --threads 1 --workers 1"
 SOURCE = "--dataset synthetic --test-limit 64"
-SAMPLE_S = 0.5
+SAMPLE_S = 0.1
 PER_EPOCH = 125
 # The log's line that comes last before the first batch.
 BUILT = "device "

@@ -1,12 +1,12 @@
 """Is the slowest of edge, link and cloud the only thing that takes time?
 
-python -m benchmarks.pipeline [--quick] [--rounds 3] [--work DIR] [--out FILE]
+python -m benchmarks.pipeline [--quick] [--rounds 3] [--out FILE]
 
 Three pairs, of which the edge, the link and the cloud is the slowest. Each side is pinned to a core and first
 measured alone: the edge sends to a sink, the cloud is sent what was recorded there, either with other work on
-the other core; the link alone takes its bytes at its rate. Then the pair trains. Sides and pair come in turn,
-and each figure is the median of the rounds. Time is train_wall_s: from the edge's first step to the last
-batch applied.
+the other core; the link alone would take the pair's bytes at its rate. Then the pair trains. Sides and pair
+come in turn, and each figure is the median of the rounds. Time is train_wall_s: from the edge's first step to
+the last batch applied.
 """
 
 import statistics

@@ -209,8 +209,13 @@ def play(file: Path, to: str, edges: int, batches: int) -> None:
             result["applied"] = [player.applied for player in players]
             done.set()
 
+    def work(player: Player) -> None:
+        player.play(tell)
+        if not done.is_set():  # the cloud has ended its stream
+            os._exit(1)
+
     for player in players:
-        threading.Thread(target=player.play, args=(tell,), daemon=True).start()
+        threading.Thread(target=work, args=(player,), daemon=True).start()
     done.wait()
     click.echo(json.dumps(result))
     sys.stdin.readline()  # nothing is closed before the caller says so

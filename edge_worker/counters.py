@@ -31,7 +31,8 @@ class Totals:
         eval_bytes_up: the same for records of evaluations.
         bytes_down: TCP payload received.
         delivered_bytes: record bytes that the cloud confirmed, evaluation excluded.
-        edge_busy_s: seconds in which the edge trained, or its training waited for the encoder.
+        edge_busy_s: seconds in which the edge trained, or its training waited for the encoder; what both do
+            at the same time counts once.
         edge_wait_s: seconds in which it waited for room in the spool.
         link_busy_s: seconds in which the uplink carried training records.
         train_wall_s: see `TrainingTime`.

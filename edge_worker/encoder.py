@@ -84,14 +84,19 @@ class Encoder:
         self._check()
         return min(self._waited_s - before_s, time.monotonic() - started)
 
-    def flush(self) -> None:
+    def flush(self) -> float:
         """Wait until all that was put is offered.
+
+        Returns:
+            Seconds that it waited for room in the outbox.
 
         Raises:
             HeadwaterError: as `put` does.
         """
+        started, before_s = time.monotonic(), self._waited_s
         self._jobs.join()
         self._check()
+        return min(self._waited_s - before_s, time.monotonic() - started)
 
     def _check(self) -> None:
         if self._failure is not None:

@@ -89,9 +89,10 @@ class TrainingLoop:
                 epoch_ends = done % self._plan.batches_per_epoch == 0
                 if epoch_ends:
                     self._evaluate(done)
-                if epoch_ends or self._stop.is_set() or self._checkpoint_is_due():
+                stopping = self._stop.is_set()
+                if epoch_ends or stopping or self._checkpoint_is_due():
                     self._save(done)
-                if self._stop.is_set() and done < self._plan.total_batches:
+                if stopping and done < self._plan.total_batches:
                     return False
         if self._uplink is not None:
             self._outbox.offer(End(self._plan.total_batches))
@@ -132,12 +133,12 @@ class TrainingLoop:
         return time.monotonic() - self._saved_at >= self._config.checkpoint_every
 
     def _save(self, done: int) -> None:
+        if self._encoder is not None:
+            self._counters.add(edge_wait_s=self._encoder.flush())
         mark = self._log.mark()
         self._counters.save(self._timing.value(time.monotonic()))
         totals = asdict(self._counters.totals())
         # In this order: a checkpoint counts once it is there, and so must what it stands on.
-        if self._encoder is not None:
-            self._encoder.flush()
         self._outbox.commit()
         # Without a cloud nothing is offered, and the batch alone says where the run stands.
         position = self._outbox.end if self._uplink is not None else Position(done)

@@ -63,7 +63,7 @@ class Parcel:
 
 
 class Outbox:
-    """Ordered, bounded, shared by the training thread and the uplink.
+    """Ordered, bounded, shared by the training, its encoder and the uplink.
 
     Args:
         limit_bytes: how many bytes of records may wait here; one record always fits.
@@ -98,7 +98,7 @@ class Outbox:
         self._complete = False
         self._given_up = 0  # batches, since it was last told how many
 
-    # -------------------------------------------------------------- for the training thread
+    # -------------------------------------------------------------- for the training and its encoder
 
     def start(self, position: Position, settled: Position) -> None:
         """Set where the edge stands and what the cloud has durably, before anything is offered.
@@ -259,7 +259,7 @@ class Outbox:
         Raises:
             CheckpointError: the spool is damaged.
         """
-        data = parcel.data  # the training thread may let go of it at any time
+        data = parcel.data  # whoever offers may let go of it at any time
         if data is not None:
             return data
         assert self._spool is not None  # else all data stays in memory

@@ -27,7 +27,7 @@ _PAGES_BETWEEN_SYNCS = 16_384
 
 
 class Spool:
-    """The database of one run; written by one thread, read by another.
+    """The database of one run; written by one thread at a time, read by another.
 
     Args:
         path: its file; made where there is none.

@@ -21,8 +21,9 @@ from torch import Tensor
 from common.codec.pack import pack, unpack
 from common.errors import CodecError
 
-# Values worked on at once on a CPU: 128 KiB of float32, a good part of the smallest second-level caches.
-BLOCK_VALUES = 1 << 15
+# Values worked on at once on a CPU: 128 KiB of float32, a good part of the smallest second-level caches. From
+# one more on torch would use several threads, and the encoder's would be in the way of the training's.
+BLOCK_VALUES = (1 << 15) - 1
 TINY = torch.finfo(torch.float32).tiny
 
 
@@ -62,7 +63,7 @@ def quantise(x_NCHW: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
         else:
             torch.mul(block_PC, steps_per_unit, out=codes_PC)
         # Packed as floats, which takes one operation for each code of a byte.
-        packed_BC = pack(codes_PC.round_(), bits)
+        packed_BC = pack(_rounded(codes_PC), bits)
         _transpose(packed_BC, packed_CB[:, start // per_byte : -(-end // per_byte)])
     return packed_CB, low, scale
 
@@ -102,6 +103,9 @@ def _ranges(x_PC: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         block = x_PC[start:end]
         extremes.append(torch.stack((block.amin(dim=0), -block.amax(dim=0))))
     low, high = torch.stack(extremes).amin(dim=0).float().unbind()
+    low = (
+        low + 0.0
+    )  # a channel may have zeros of both signs, and which of them is the least is up to the device
     span = -high - low
     if not bool(torch.isfinite(span).all()):
         channel = int((~torch.isfinite(span)).nonzero()[0])
@@ -111,6 +115,15 @@ def _ranges(x_PC: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         )
     scale = span / ((1 << bits) - 1)
     return low, torch.where(scale >= TINY, scale, torch.zeros_like(scale))
+
+
+def _rounded(codes_PC: Tensor) -> Tensor:
+    """Round in place, halves to even."""
+    if codes_PC.device.type != "cpu":
+        return codes_PC.round_()
+    # torch would use several threads, however small the block is.
+    np.rint(codes_PC.numpy(), out=codes_PC.numpy())
+    return codes_PC
 
 
 def _transpose(source: Tensor, target: Tensor) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias
 
 from common.codec import Packed
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_CHUNK_BYTES = 1 << 20
 
 

@@ -167,7 +167,7 @@ class Hello(_message.Message):
     LOSSES_FROM_FIELD_NUMBER: _builtins.int
     KEPT_FROM_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
-    """This file describes version 1."""
+    """This file describes version 2."""
     session_id: _builtins.str
     """UUID in its canonical lower-case text form, made once for each run."""
     generation: _builtins.int

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from benchmarks.processes import wait_for
 from cloud_worker.turns import Turns
 
 PATIENCE_S = 60.0
@@ -26,13 +27,11 @@ def test_whoever_asked_first_is_next_even_if_the_last_one_asks_again_at_once():
     waiting = threading.Event()
     threads.append(threading.Thread(target=step_twice, args=(waiting,)))
     threads[0].start()
-    while not order:
-        pass
+    wait_for(lambda: bool(order), "the first step", PATIENCE_S)
     for number, name in enumerate("abc", start=1):
         threads.append(threading.Thread(target=step, args=(name,)))
         threads[-1].start()
-        while len(turns._waiting) < number:
-            pass
+        wait_for(lambda number=number: len(turns._waiting) == number, "its place in the queue", PATIENCE_S)
     waiting.set()
     for thread in threads:
         thread.join(PATIENCE_S)

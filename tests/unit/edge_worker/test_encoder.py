@@ -5,6 +5,7 @@ import threading
 import pytest
 import torch
 
+from benchmarks.processes import wait_for
 from common.codec import encode
 from common.errors import CodecError, SessionError
 from common.wire.convert import record_to_bytes
@@ -72,8 +73,7 @@ def test_a_full_outbox_has_the_training_wait_and_the_wait_is_told():
     with Encoder(outbox, bits=4) as encoder:
         training = threading.Thread(target=train, args=(encoder,), daemon=True)
         training.start()
-        with outbox.changed:
-            assert outbox.changed.wait_for(lambda: outbox.blocked or outbox.changed.wait(0.01), PATIENCE_S)
+        wait_for(lambda: outbox.blocked, "the outbox to be full", PATIENCE_S)
         training.join(0.3)
         assert training.is_alive()
 

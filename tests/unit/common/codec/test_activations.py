@@ -20,9 +20,10 @@ def activations(shape, seed=0):
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_round_trip_moves_no_value_by_more_than_half_a_step(shape, bits):
+@pytest.mark.parametrize("shift", [0.0, -1.5], ids=["after a ReLU", "negative too"])
+def test_round_trip_moves_no_value_by_more_than_half_a_step(shape, bits, shift):
     """The documented error bound holds channel by channel, for any shape."""
-    x = activations(shape)
+    x = activations(shape) + shift
 
     packed = encode(x, bits)
 
@@ -85,6 +86,13 @@ def test_the_codes_of_a_channel_lie_together_and_begin_with_a_byte(bits):
     first, second = codes.reshape(2, -1)
     assert int.from_bytes(first.tobytes(), "little") == levels << bits | levels << 2 * bits
     assert int.from_bytes(second.tobytes(), "little") == levels
+
+
+def test_zeros_of_both_signs_give_one_low():
+    """Which of the two counts as the least differs from device to device."""
+    zeros = torch.tensor([-0.0, 0.0, 0.0, -0.0]).view(4, 1, 1, 1)
+
+    assert encode(zeros, 4).low.tobytes() == encode(-zeros, 4).low.tobytes() == bytes(4)
 
 
 def test_a_step_below_the_smallest_normal_number_counts_as_none():

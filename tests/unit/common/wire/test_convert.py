@@ -186,8 +186,8 @@ def test_hello_that_counts_beyond_its_bounds_is_refused(change, message):
 
 
 def test_another_version_is_refused_before_anything_that_it_may_mean_otherwise():
-    with pytest.raises(SessionError, match="the edge speaks protocol 2, this cloud 1"):
-        convert.request_from_proto(pb.TrainRequest(hello=pb.Hello(protocol_version=2)))
+    with pytest.raises(SessionError, match="the edge speaks protocol 3, this cloud 2"):
+        convert.request_from_proto(pb.TrainRequest(hello=pb.Hello(protocol_version=3)))
 
 
 @pytest.mark.parametrize("batches", [0, 3, 8])
