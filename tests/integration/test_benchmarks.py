@@ -124,13 +124,6 @@ def test_streaming_is_measured_against_the_front_alone(quick):
     assert quick("overhead")["overhead"] > 0
 
 
-def test_memory_of_the_front_is_less_than_that_of_the_whole(quick):
-    figures = quick("memory")
-
-    assert figures["memory_share"] < 0.65
-    assert "memory_growth" in figures
-
-
 def test_edges_that_share_a_cloud_each_get_their_part(quick):
     """In turns: when the first has all its eight batches applied, no other lacks more than one or two."""
     figures = quick("sessions")

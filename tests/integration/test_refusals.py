@@ -15,6 +15,7 @@ import torch
 from benchmarks.processes import BIN, lines_of, run_edge, start_edge, wait_for, worker_env
 from common.wire.generated import training_pb2 as pb
 from common.wire.generated import training_pb2_grpc as pb_grpc
+from common.wire.messages import PROTOCOL_VERSION
 from edge_worker.cli import main
 from tests.integration.conftest import SMALL_RUN
 
@@ -150,7 +151,12 @@ def test_cloud_of_another_protocol_version_is_refused_with_both(tmp_path):
     finally:
         server.stop(0).wait()
 
-    refused(done, 1, "this edge speaks protocol 1, the cloud 77", "install the same headwater on both")
+    refused(
+        done,
+        1,
+        f"this edge speaks protocol {PROTOCOL_VERSION}, the cloud 77",
+        "install the same headwater on both",
+    )
     assert not (tmp_path / "edge" / "run.json").exists()
 
 
