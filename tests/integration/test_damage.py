@@ -165,7 +165,9 @@ def test_a_damaged_spool_is_named_and_never_trained_on(clouds, sides, untouched,
 
     done, _ = resume(clouds, sides)
 
-    assert any(SPOOL in line or "spool lacks" in line for line in done.stderr.splitlines())
+    named = any(SPOOL in line or "spool lacks" in line for line in done.stderr.splitlines())
+    # A cloud that has all of the batches needs none of them, and nothing is read that could be named.
+    assert named or how == FLIPPED
     if done.returncode:
         assert "only; start a new run" in done.stderr.strip().splitlines()[-1]
     else:
