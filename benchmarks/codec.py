@@ -78,27 +78,12 @@ def measure(report: Report, case: dict[str, Any], x: Tensor) -> None:
     hivemind = next(name for name in sizes if name.startswith("Hivemind"))
     theirs = found[f"{hivemind}, encode"]
     versus = {**case, "against": hivemind}
-    report.figure(
-        "encode_ratio",
-        {**versus, "what": "8 bits"},
-        found["8 bits, encode"] / theirs,
-        "times",
-        at_least=PLAIN_BAR,
-    )
-    report.figure(
-        "encode_ratio",
-        {**versus, "what": "4 bits and zstd"},
-        found["4 bits and zstd, encode"] / theirs,
-        "times",
-        at_least=PACKED_BAR,
-    )
-    (our_size, our_error), (their_size, their_error) = sizes["8 bits and zstd"], sizes[hivemind]
-    report.figure(
-        "bytes_ratio", {**versus, "what": "8 bits and zstd"}, our_size / their_size, "times", at_most=1.0
-    )
-    report.figure(
-        "error_ratio", {**versus, "what": "8 bits and zstd"}, our_error / their_error, "times", at_most=1.0
-    )
+    for what, bar in (("8 bits", PLAIN_BAR), ("4 bits and zstd", PACKED_BAR)):
+        ratio = found[f"{what}, encode"] / theirs
+        report.figure("encode_ratio", {**versus, "what": what}, ratio, "times", at_least=bar)
+    what = "8 bits and zstd"
+    for name, our, their in zip(("bytes_ratio", "error_ratio"), sizes[what], sizes[hivemind], strict=True):
+        report.figure(name, {**versus, "what": what}, our / their, "times", at_most=1.0)
 
 
 @benchmark

@@ -24,12 +24,10 @@ class Job(NamedTuple):
     Attributes:
         activations: [N, C, H, W]; nobody changes them any more.
         record_of: makes the record of what they are encoded to.
-        ready: on CUDA, when they will have been computed.
     """
 
     activations: Tensor
     record_of: Callable[[Packed], Record]
-    ready: "torch.cuda.Event | None"
 
 
 class Encoder:
@@ -65,7 +63,7 @@ class Encoder:
         """Have activations encoded and offered; waits while those before take their time.
 
         Args:
-            activations: floating point [N, C, H, W]; not to be changed any more.
+            activations: floating point [N, C, H, W], computed by now; not to be changed any more.
             record_of: makes the record of them.
 
         Returns:
@@ -76,11 +74,7 @@ class Encoder:
             HeadwaterError: the outbox takes nothing any more, for this reason.
         """
         started, before_s = time.monotonic(), self._waited_s
-        ready = None
-        if activations.is_cuda:
-            ready = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            ready.record()
-        self._jobs.put(Job(activations, record_of, ready))
+        self._jobs.put(Job(activations, record_of))
         self._check()
         return min(self._waited_s - before_s, time.monotonic() - started)
 
@@ -119,12 +113,10 @@ class Encoder:
                 self._jobs.task_done()
 
     def _encode(self, job: Job) -> Packed:
-        if job.ready is None:
+        if not job.activations.is_cuda:
             return encode(job.activations, self._bits)
         # Beside the kernels of the next step, not behind them.
         if self._stream is None:
             self._stream = torch.cuda.Stream(job.activations.device)  # type: ignore[no-untyped-call]
         with torch.cuda.stream(self._stream):
-            self._stream.wait_event(job.ready)
-            job.activations.record_stream(self._stream)
             return encode(job.activations, self._bits)
