@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,9 +60,14 @@ def program(name: str, armed: Path | None = None) -> list[str]:
 
 
 def start_cloud(
-    run_dir: Path, *arguments: str, listen: str = "127.0.0.1:0", threads: int = 1, armed: Path | None = None
+    run_dir: Path,
+    *arguments: str,
+    listen: str = "127.0.0.1:0",
+    threads: int = 1,
+    armed: Path | None = None,
+    env: Mapping[str, str] | None = None,
 ) -> Cloud:
-    """Start a cloud and wait until it listens.
+    """Start a cloud and wait until it listens; `env` is added to its environment.
 
     Raises:
         RuntimeError: it ended instead.
@@ -76,7 +81,7 @@ def start_cloud(
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
-            env=worker_env(),
+            env=worker_env() | dict(env or {}),
         )
     assert process.stdout is not None
     line = process.stdout.readline()
@@ -87,9 +92,11 @@ def start_cloud(
 
 
 @contextmanager
-def cloud_at(run_dir: Path, *arguments: str, threads: int = 1) -> Iterator[Cloud]:
-    """Run a cloud for the length of a block."""
-    cloud = start_cloud(run_dir, *arguments, threads=threads)
+def cloud_at(
+    run_dir: Path, *arguments: str, threads: int = 1, env: Mapping[str, str] | None = None
+) -> Iterator[Cloud]:
+    """Run a cloud for the length of a block; `env` is added to its environment."""
+    cloud = start_cloud(run_dir, *arguments, threads=threads, env=env)
     try:
         yield cloud
     finally:

@@ -34,8 +34,9 @@ class Back:
         )
         _check_structure(run, spec)
         model = build(spec, run.seed)
-        halves = cut(model, spec, run.split)
+        # Before it is cut: torch keeps the source of every module that is made by cutting, for ever.
         _check_same("digest of the initial weights", run.weights_digest, weights_digest(model))
+        halves = cut(model, spec, run.split)
         optimisation = Optimisation(
             lr=run.lr,
             momentum=run.momentum,

@@ -6,8 +6,9 @@ channel's largest magnitude (subtraction, product and sum round too). A channel 
 smallest normal float32 counts as constant.
 
 Every operation is one correctly rounded float32 operation, in the same order on every device, so that equal
-input gives equal bytes on CPU and CUDA. On a CPU they go block by block, so that what one operation leaves
-is still in the cache for the next.
+input gives equal bytes on CPU and CUDA. On a CPU the compiled passes of kernels.c read the values once for
+the ranges and once for the codes. Where there are none, and to decode, the operations go block by block, so
+that what one leaves is still in the cache for the next.
 
 Shape letters: N batch, C channels, H height, W width; P = N * H * W positions; B bytes of one channel.
 """
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.codec import fused
 from common.codec.pack import pack, unpack
 from common.errors import CodecError
 
@@ -50,22 +52,8 @@ def quantise(x_NCHW: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
     low, scale = _ranges(x_PC, bits)
     # A constant channel has scale 0: multiply by 1, all its codes are 0.
     steps_per_unit = 1 / torch.where(scale > 0, scale, torch.ones_like(scale))
-    is_shifted = bool(low.any())  # mostly not, after a ReLU
-    per_byte = 8 // bits
-    count, channels = x_PC.shape
-    packed_CB = x_PC.new_empty(channels, -(-count // per_byte), dtype=torch.uint8)
-    blocks = list(_blocks(x_PC, per_byte))
-    buffer_PC = x_PC.new_empty(blocks[0][1], channels, dtype=torch.float32)
-    for start, end in blocks:
-        block_PC, codes_PC = x_PC[start:end], buffer_PC[: end - start]
-        if is_shifted:
-            torch.sub(block_PC, low, out=codes_PC).mul_(steps_per_unit)
-        else:
-            torch.mul(block_PC, steps_per_unit, out=codes_PC)
-        # Packed as floats, which takes one operation for each code of a byte.
-        packed_BC = pack(_rounded(codes_PC), bits)
-        _transpose(packed_BC, packed_CB[:, start // per_byte : -(-end // per_byte)])
-    return packed_CB, low, scale
+    codes_of = fused.codes if fused.takes(x_PC) else _codes
+    return codes_of(x_PC, low, steps_per_unit, bits), low, scale
 
 
 def dequantise(
@@ -98,15 +86,11 @@ def _rows(x_NCHW: Tensor) -> Tensor:
 
 def _ranges(x_PC: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Return low and scale of each channel, float32 [C]."""
-    extremes = []
-    for start, end in _blocks(x_PC, 1):
-        block = x_PC[start:end]
-        extremes.append(torch.stack((block.amin(dim=0), -block.amax(dim=0))))
-    low, high = torch.stack(extremes).amin(dim=0).float().unbind()
-    low = (
-        low + 0.0
-    )  # a channel may have zeros of both signs, and which of them is the least is up to the device
-    span = -high - low
+    sound = fused.extremes(x_PC) if fused.takes(x_PC) else None
+    low, high = sound or _extremes(x_PC)
+    # A channel may have zeros of both signs, and which of them is the least is up to the device.
+    low = low + 0.0
+    span = high - low
     if not bool(torch.isfinite(span).all()):
         channel = int((~torch.isfinite(span)).nonzero()[0])
         raise CodecError(
@@ -115,6 +99,36 @@ def _ranges(x_PC: Tensor, bits: int) -> tuple[Tensor, Tensor]:
         )
     scale = span / ((1 << bits) - 1)
     return low, torch.where(scale >= TINY, scale, torch.zeros_like(scale))
+
+
+def _extremes(x_PC: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the least and the greatest value of each channel, float32 [C]; NaN where one is none."""
+    extremes = []
+    for start, end in _blocks(x_PC, 1):
+        block = x_PC[start:end]
+        extremes.append(torch.stack((block.amin(dim=0), -block.amax(dim=0))))
+    low, high = torch.stack(extremes).amin(dim=0).float().unbind()
+    return low, -high
+
+
+def _codes(x_PC: Tensor, low: Tensor, steps_per_unit: Tensor, bits: int) -> Tensor:
+    """Return the packed codes (x - low) * steps_per_unit, rounded: uint8 [C, B]."""
+    is_shifted = bool(low.any())  # mostly not, after a ReLU
+    per_byte = 8 // bits
+    count, channels = x_PC.shape
+    packed_CB = x_PC.new_empty(channels, -(-count // per_byte), dtype=torch.uint8)
+    blocks = list(_blocks(x_PC, per_byte))
+    buffer_PC = x_PC.new_empty(blocks[0][1], channels, dtype=torch.float32)
+    for start, end in blocks:
+        block_PC, codes_PC = x_PC[start:end], buffer_PC[: end - start]
+        if is_shifted:
+            torch.sub(block_PC, low, out=codes_PC).mul_(steps_per_unit)
+        else:
+            torch.mul(block_PC, steps_per_unit, out=codes_PC)
+        # Packed as floats, which takes one operation for each code of a byte.
+        packed_BC = pack(_rounded(codes_PC), bits)
+        _transpose(packed_BC, packed_CB[:, start // per_byte : -(-end // per_byte)])
+    return packed_CB
 
 
 def _rounded(codes_PC: Tensor) -> Tensor:

@@ -1,0 +1,120 @@
+/* What quantise.py does in several passes, in one pass for the ranges and one for the codes.
+ *
+ * Plain C, called through ctypes, which lets other threads run meanwhile. Where it could not be compiled,
+ * quantise.py works without it and makes the same bytes: every operation on a float is one correctly rounded
+ * float32 operation here too, so this must be compiled with -ffp-contract=off.
+ *
+ * Activations are [rows][channels], the codes of a channel come out side by side, row_bytes for each channel.
+ */
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "codes are packed for a little-endian machine"
+#endif
+
+#define INLINE static inline __attribute__((always_inline))
+/* Compiled twice on x86-64; the wider one is taken where the processor has it. */
+#if defined(__x86_64__) && defined(__gnu_linux__)
+#define FOR_EACH_CPU __attribute__((target_clones("avx2", "default")))
+#else
+#define FOR_EACH_CPU
+#endif
+
+enum {
+    WORDS = 16,      /* of codes at a time for each channel: one cache line of what comes out */
+    CHANNELS = 256,  /* at a time: their words stay in the first-level cache */
+};
+
+/* 1.5 * 2^23: adding it rounds a float from 0 to 255 to the nearest whole number, halves to even, and leaves
+ * that number in the lowest bits. */
+static const float ROUND = 12582912.0f;
+
+INLINE float from_float32(float value) { return value; }
+
+INLINE float from_bfloat16(uint16_t value) {
+    uint32_t bits = (uint32_t)value << 16;
+    float wide;
+    memcpy(&wide, &bits, sizeof wide);
+    return wide;
+}
+
+INLINE uint32_t bits_of(float value) {
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+INLINE float least(float a, float b) { return a < b ? a : b; }
+INLINE float greatest(float a, float b) { return a > b ? a : b; }
+
+#define DEFINE(TYPE, LOAD, SUFFIX)                                                                              \
+    /* Widen low[channels] and high[channels] to hold all values; return 0 where all of them are finite. */     \
+    FOR_EACH_CPU int32_t extremes_##SUFFIX(const TYPE *restrict x, size_t rows, size_t channels,                \
+                                           float *restrict low, float *restrict high) {                         \
+        uint32_t unsound = 0; /* x - x is 0, or not a number where x is not finite */                           \
+        size_t row = 0;                                                                                         \
+        for (; row + 4 <= rows; row += 4, x += 4 * channels)                                                    \
+            for (size_t c = 0; c < channels; c++) {                                                             \
+                float p = LOAD(x[c]), q = LOAD(x[channels + c]);                                                \
+                float r = LOAD(x[2 * channels + c]), s = LOAD(x[3 * channels + c]);                             \
+                low[c] = least(low[c], least(least(p, q), least(r, s)));                                        \
+                high[c] = greatest(high[c], greatest(greatest(p, q), greatest(r, s)));                          \
+                unsound |= bits_of((p - p) + (q - q)) | bits_of((r - r) + (s - s));                             \
+            }                                                                                                   \
+        for (; row < rows; row++, x += channels)                                                                \
+            for (size_t c = 0; c < channels; c++) {                                                             \
+                float p = LOAD(x[c]);                                                                           \
+                low[c] = least(low[c], p);                                                                      \
+                high[c] = greatest(high[c], p);                                                                 \
+                unsound |= bits_of(p - p);                                                                      \
+            }                                                                                                   \
+        return unsound != 0;                                                                                    \
+    }                                                                                                           \
+                                                                                                                \
+    INLINE uint32_t word_##SUFFIX(const TYPE *x, size_t channels, float low, float steps, int bits, int rows) { \
+        uint32_t word = 0;                                                                                      \
+        _Pragma("GCC unroll 16") for (int row = 0; row < rows; row++) {                                         \
+            float code = (LOAD(x[row * channels]) - low) * steps;                                               \
+            word |= (bits_of(code + ROUND) & ((1u << bits) - 1)) << (row * bits);                               \
+        }                                                                                                       \
+        return word;                                                                                            \
+    }                                                                                                           \
+                                                                                                                \
+    INLINE void pack_##SUFFIX(const TYPE *x, size_t rows, size_t channels, const float *low,                    \
+                              const float *steps, uint8_t *out, size_t row_bytes, int bits) {                   \
+        uint32_t words[WORDS][CHANNELS];                                                                        \
+        const int per_word = 32 / bits;                                                                         \
+        for (size_t row = 0; row < rows; row += WORDS * per_word) {                                             \
+            size_t here = rows - row < (size_t)(WORDS * per_word) ? rows - row : (size_t)(WORDS * per_word);    \
+            size_t whole = here / per_word, rest = here % per_word;                                             \
+            for (size_t first = 0; first < channels; first += CHANNELS) {                                       \
+                size_t count = channels - first < CHANNELS ? channels - first : CHANNELS;                       \
+                const TYPE *from = x + row * channels + first;                                                  \
+                uint8_t *to = out + first * row_bytes + row * bits / 8;                                         \
+                for (size_t w = 0; w < whole; w++, from += per_word * channels)                                 \
+                    for (size_t c = 0; c < count; c++)                                                          \
+                        words[w][c] = word_##SUFFIX(from + c, channels, low[first + c], steps[first + c], bits, \
+                                                    per_word);                                                  \
+                for (size_t c = 0; c < count; c++, to += row_bytes) {                                           \
+                    for (size_t w = 0; w < whole; w++) memcpy(to + 4 * w, &words[w][c], 4);                     \
+                    if (rest == 0) continue;                                                                    \
+                    uint32_t last = word_##SUFFIX(from + c, channels, low[first + c], steps[first + c], bits,   \
+                                                  (int)rest);                                                   \
+                    memcpy(to + 4 * whole, &last, (rest * bits + 7) / 8);                                       \
+                }                                                                                               \
+            }                                                                                                   \
+        }                                                                                                       \
+    }                                                                                                           \
+                                                                                                                \
+    /* Write the codes (x - low) * steps, rounded, of 2, 4 or 8 bits. */                                        \
+    FOR_EACH_CPU void codes_##SUFFIX(const TYPE *x, size_t rows, size_t channels, const float *low,             \
+                                     const float *steps, uint8_t *out, size_t row_bytes, int32_t bits) {        \
+        if (bits == 8) pack_##SUFFIX(x, rows, channels, low, steps, out, row_bytes, 8);                         \
+        if (bits == 4) pack_##SUFFIX(x, rows, channels, low, steps, out, row_bytes, 4);                         \
+        if (bits == 2) pack_##SUFFIX(x, rows, channels, low, steps, out, row_bytes, 2);                         \
+    }
+
+DEFINE(float, from_float32, float32)
+DEFINE(uint16_t, from_bfloat16, bfloat16)
