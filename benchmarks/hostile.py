@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from benchmarks.attacks.attacker import Attacker, Tally
+from benchmarks.attacks.attacker import DRAWN_PER_PASS, Attacker, Tally
 from benchmarks.attacks.honest import TOKEN, Honest, secret
 from benchmarks.attacks.noise import Noise
 from benchmarks.attacks.peer import smallest_run
@@ -28,7 +28,8 @@ LINK_RATE = "60kbit"  # slow enough that there is time for the messages
 SLOPE_BAR = 100.0
 # Has glibc give what is freed back to the machine at once, so that what is measured is what the server holds.
 # By itself it keeps some ten megabytes, which come and go and hide a growth of a hundred bytes a message.
-FREED_AT_ONCE = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+TUNABLES = ("tcache_count=0", "mmap_threshold=65536", "trim_threshold=65536")
+FREED_AT_ONCE = {"GLIBC_TUNABLES": ":".join(f"glibc.malloc.{each}" for each in TUNABLES)}
 
 
 class Scale(NamedTuple):
@@ -38,16 +39,23 @@ class Scale(NamedTuple):
         attackers: how many send at once.
         samples: of the server's memory.
         epochs: of each honest run.
+        images: of each epoch. One run is to last as long as the messages: another session takes other memory.
         long: also the noise that takes a minute, and all of it for as long as messages are sent.
     """
 
     attackers: int = 6
-    samples: int = 40
-    epochs: int = 4
+    samples: int = 80
+    epochs: int = 2
+    images: int = 1024
     long: bool = True
 
+    @property
+    def run(self) -> tuple[str, ...]:
+        """Flags of an honest run."""
+        return ("--epochs", str(self.epochs), "--train-limit", str(self.images))
 
-QUICK_MESSAGES, QUICK = 600, Scale(attackers=2, samples=4, epochs=1, long=False)
+
+QUICK_MESSAGES, QUICK = 600, Scale(attackers=2, samples=4, epochs=1, images=256, long=False)
 
 
 class Attacked(NamedTuple):
@@ -76,7 +84,7 @@ def attack(work: Path, messages: int, seed: int, scale: Scale) -> Attacked:
         ThreadPoolExecutor(scale.attackers + 1) as threads,
     ):
         settle = Attacker(cloud.address, run, ATTACKER_TOKEN, seed).settle
-        honest = Honest(cloud, work, settle, "--epochs", str(scale.epochs), "--link-rate", LINK_RATE)
+        honest = Honest(cloud, work, settle, *scale.run, "--link-rate", LINK_RATE)
         noise = Noise(cloud.address, run, ATTACKER_TOKEN, seed)
 
         def make_noise() -> None:
@@ -87,7 +95,8 @@ def attack(work: Path, messages: int, seed: int, scale: Scale) -> Attacked:
         pending = [threads.submit(make_noise)]
         for number in range(scale.attackers):
             attacker = Attacker(cloud.address, run, ATTACKER_TOKEN, seed + 1 + number)
-            pending.append(threads.submit(attacker.attack, tally, honest.session))
+            first = DRAWN_PER_PASS * number // scale.attackers
+            pending.append(threads.submit(attacker.attack, tally, honest.session, first))
         try:
             # None of them ends before the others, unless something fails here.
             while not tally.is_done and not any(each.done() for each in pending[1:]):
@@ -107,7 +116,7 @@ def alone(work: Path, scale: Scale) -> dict[str, Any]:
     tokens = secret(work / "tokens", f"honest {TOKEN}")
     seen = Seen()
     with cloud_at(work / "cloud", "--tokens", str(tokens)) as cloud:
-        Honest(cloud, work, lambda: None, "--epochs", str(scale.epochs)).run(Tally(0), seen, samples=0)
+        Honest(cloud, work, lambda: None, *scale.run).run(Tally(0), seen, samples=0)
     return seen.outcomes[0]
 
 

@@ -103,21 +103,23 @@ class Attacker:
         self._peer = Peer(run, str(uuid.UUID(int=self._rng.getrandbits(128), version=4)), token)
         self._at = 0
 
-    def attack(self, tally: Tally, honest: Callable[[], str]) -> None:
-        """Send until nothing is left to send: the list, drawn ones, the list again.
+    def attack(self, tally: Tally, honest: Callable[[], str], drawn_first: int = 0) -> None:
+        """Send until nothing is left to send: drawn ones, the list, drawn ones again.
 
         Args:
             tally: counts the answers.
             honest: returns the session of somebody else.
+            drawn_first: how many come before the list, so that not all attackers send that at once.
         """
         try:
-            while self._pass(tally, honest):
-                pass
+            goes_on = self._send_drawn(tally, drawn_first)
+            while goes_on:
+                goes_on = self._send_list(tally, honest) and self._send_drawn(tally, DRAWN_PER_PASS)
         finally:
             self._channel.close()
 
-    def _pass(self, tally: Tally, honest: Callable[[], str]) -> bool:
-        """Send the list, then drawn cases; False once nothing is left."""
+    def _send_list(self, tally: Tally, honest: Callable[[], str]) -> bool:
+        """Send the list; False once nothing is left."""
         tally.go.wait()
         # What was drawn may have moved the session on, and the list needs one that is beyond batch 0.
         self._train(Case("a batch", requests(Skip(0))))
@@ -126,7 +128,11 @@ class Attacker:
             if not tally.take():
                 return False
             tally.add(case, *self.send(case))
-        for _ in range(DRAWN_PER_PASS):
+        return True
+
+    def _send_drawn(self, tally: Tally, count: int) -> bool:
+        """Send so many drawn cases; False once nothing is left."""
+        for _ in range(count):
             if not tally.take():
                 return False
             case = drawn(self._peer, self._at, self._rng)

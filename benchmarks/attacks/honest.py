@@ -15,7 +15,7 @@ from benchmarks.processes import Cloud, start_edge, wait_for
 TOKEN = "h" * 32
 # Dropout in the back: it would draw otherwise if a hostile session disturbed the random numbers.
 RUN = (
-    "--dataset synthetic --train-limit 256 --test-limit 64 --batch-size 32 --model vgg11 --split pool5 "
+    "--dataset synthetic --test-limit 64 --batch-size 32 --model vgg11 --split pool5 "
     "--bits 8 --lr 0.01 --threads 1 --precision float32 --workers 1 --seed 0"
 )
 POLL_S = 0.05
