@@ -101,4 +101,9 @@ def decode(packed: Packed, device: torch.device) -> Tensor:
 
 def _bytes_of(values: Tensor) -> memoryview:
     """Return the memory of a contiguous tensor, on the CPU."""
-    return values.cpu().numpy().data.cast("B")
+    if values.is_cuda:  # into pinned memory: the copy waits for this stream alone, and needs no second one
+        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+        host.copy_(values, non_blocking=True)
+        torch.cuda.current_stream(values.device).synchronize()
+        values = host
+    return values.numpy().data.cast("B")

@@ -54,8 +54,7 @@ def extremes(x_PC: Tensor) -> tuple[Tensor, Tensor] | None:
         x_PC: [P, C], such as `takes` agrees to.
     """
     rows, channels = x_PC.shape
-    low = x_PC[0].to(torch.float32, copy=True)
-    high = low.clone()
+    low, high = torch.empty(2, channels)
     find = _kernels[x_PC.dtype].extremes
     is_unsound = find(x_PC.data_ptr(), rows, channels, low.data_ptr(), high.data_ptr())
     return None if is_unsound else (low, high)

@@ -13,6 +13,7 @@ that what one leaves is still in the cache for the next.
 Shape letters: N batch, C channels, H height, W width; P = N * H * W positions; B bytes of one channel.
 """
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -51,7 +52,7 @@ def quantise(x_NCHW: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
     x_PC = _rows(x_NCHW.detach())
     low, scale = _ranges(x_PC, bits)
     # A constant channel has scale 0: multiply by 1, all its codes are 0.
-    steps_per_unit = 1 / torch.where(scale > 0, scale, torch.ones_like(scale))
+    steps_per_unit = torch.where(scale > 0, scale, 1.0).reciprocal()
     codes_of = fused.codes if fused.takes(x_PC) else _codes
     return codes_of(x_PC, low, steps_per_unit, bits), low, scale
 
@@ -91,14 +92,15 @@ def _ranges(x_PC: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     # A channel may have zeros of both signs, and which of them is the least is up to the device.
     low = low + 0.0
     span = high - low
-    if not bool(torch.isfinite(span).all()):
+    # The sum first, which is one operation; it may be infinite where no span is.
+    if not math.isfinite(span.sum()) and not bool(torch.isfinite(span).all()):
         channel = int((~torch.isfinite(span)).nonzero()[0])
         raise CodecError(
             f"activations must be finite, got a range of {span[channel].item()} in channel {channel}; "
             "the training has diverged: lower --lr or raise --warmup"
         )
     scale = span / ((1 << bits) - 1)
-    return low, torch.where(scale >= TINY, scale, torch.zeros_like(scale))
+    return low, torch.where(scale >= TINY, scale, 0.0)
 
 
 def _extremes(x_PC: Tensor) -> tuple[Tensor, Tensor]:
