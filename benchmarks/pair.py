@@ -48,7 +48,7 @@ def train_pair(config: TrainConfig, on_the_way: Callable[[int, Packed], Packed] 
         packed = encode(activations, config.bits)
         if on_the_way is not None:
             packed = on_the_way(batch.seq, packed)
-        cloud_losses.append(back.train(batch.seq, packed, tuple(batch.labels.tolist())))
+        cloud_losses.append(back.train(batch.seq, back.decode(packed), tuple(batch.labels.tolist())))
     edge_accuracy, cloud_accuracy = _evaluate(work, work.front, back, config)
     return PairResult(
         work.front.weights(), back.state_dict(), edge_losses, cloud_losses, edge_accuracy, cloud_accuracy
@@ -60,5 +60,7 @@ def _evaluate(work: Work, front: Front, back: Back, config: TrainConfig) -> tupl
     for part in evaluation_batches(work.dataset.test, config.batch_size):
         activations, correct = front.evaluate(part)
         exit_correct += correct
-        whole_correct += back.evaluate(encode(activations, config.bits), tuple(part.labels.tolist()))[0]
+        whole_correct += back.evaluate(
+            back.decode(encode(activations, config.bits)), tuple(part.labels.tolist())
+        )[0]
     return exit_correct / len(work.dataset.test), whole_correct / len(work.dataset.test)

@@ -47,10 +47,24 @@ class Back:
         precision = resolve_precision(run.precision, device)
         self.trainee = Trainee({"back": halves.back}, optimisation, precision, device, run.seed, "cloud")
         self._back = halves.back
+        # Beside the kernels of the step under way, not behind them.
+        self._uploads = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
-    def train(self, seq: int, activations: Packed, labels: tuple[int, ...]) -> float:
+    def decode(self, activations: Packed) -> Tensor:
+        """Return the activations [N, C, H, W] on the device; another thread may take a step meanwhile.
+
+        Raises:
+            CodecError: they do not decode.
+        """
+        with torch.cuda.stream(self._uploads):  # does nothing without one
+            x_NCHW = decode(activations, self.trainee.device).to(memory_format=torch.channels_last)
+        if self._uploads is not None:
+            self._uploads.synchronize()
+        return x_NCHW
+
+    def train(self, seq: int, x_NCHW: Tensor, labels: tuple[int, ...]) -> float:
         """Take the one step that batch `seq` stands for; return its mean cross entropy before the step."""
-        x_NCHW, labels_N = self._load(activations, labels)
+        labels_N = torch.tensor(labels, device=self.trainee.device)
         self.trainee.begin_step(seq)
         with self.trainee.autocast():
             logits_NK = self._back(x_NCHW)
@@ -58,9 +72,9 @@ class Back:
         self.trainee.learn(loss)
         return loss.item()
 
-    def evaluate(self, activations: Packed, labels: tuple[int, ...]) -> tuple[int, float]:
+    def evaluate(self, x_NCHW: Tensor, labels: tuple[int, ...]) -> tuple[int, float]:
         """Return how many images are classified rightly, and the sum of their cross entropies."""
-        x_NCHW, labels_N = self._load(activations, labels)
+        labels_N = torch.tensor(labels, device=self.trainee.device)
         self.trainee.modules.eval()
         with torch.no_grad(), self.trainee.autocast():
             logits_NK = self._back(x_NCHW).float()
@@ -70,11 +84,6 @@ class Back:
     def state_dict(self) -> dict[str, Tensor]:
         """Return the back's weights under the whole network's own names."""
         return dict(self._back.state_dict())
-
-    def _load(self, activations: Packed, labels: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        device = self.trainee.device
-        x_NCHW = decode(activations, device).to(memory_format=torch.channels_last)
-        return x_NCHW, torch.tensor(labels, device=device)
 
 
 def _check_structure(run: Run, spec: ModelSpec) -> None:

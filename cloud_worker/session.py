@@ -10,11 +10,14 @@ import logging
 import math
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import asdict
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
+from cloud_worker.ahead import Ahead, Ready
 from cloud_worker.back import Back
 from cloud_worker.standing import Evaluation, Standing
 from cloud_worker.store import SessionFiles
@@ -61,6 +64,7 @@ class Session:
         run: what edge and cloud agreed on.
         back: the network's back, freshly built.
         turns: held during a step, so that sessions on one device take turns.
+        ahead: has room for records that are decoded before it is their turn.
         clock: monotonic seconds.
         checkpoint_every_s: seconds between saves within an epoch.
 
@@ -74,6 +78,7 @@ class Session:
         run: Run,
         back: Back,
         turns: Turns,
+        ahead: Ahead,
         clock: Callable[[], float],
         checkpoint_every_s: float,
     ) -> None:
@@ -81,6 +86,7 @@ class Session:
         self._files = files
         self._back = back
         self._turns = turns
+        self._ahead = ahead
         self._clock = clock
         self._checkpoint_every_s = checkpoint_every_s
         self._lock = threading.RLock()  # held while a record is applied or the state is saved
@@ -151,8 +157,17 @@ class Session:
 
     # -------------------------------------------------------------- records
 
-    def apply(self, record: Record, stream: Stream) -> None:
+    def prepare(self, record: Record) -> Ready:
+        """Decode a record where there is room; another one may be applied meanwhile."""
+        return self._ahead.prepare(record, self._back)
+
+    def apply(self, record: Record, stream: Stream, decoded: Future[Tensor] | None = None) -> None:
         """Apply one record, unless it has been applied before.
+
+        Args:
+            record: what came.
+            stream: on which it came.
+            decoded: its activations, if `prepare` has decoded them.
 
         Raises:
             FencedError: a newer stream has taken over.
@@ -173,21 +188,21 @@ class Session:
                     "the edge must say in losses_from which of them it has on its disk"
                 )
             if isinstance(record, Batch):
-                self._train(record)
+                self._train(record, decoded)
             elif isinstance(record, EvaluationPart):
-                self._evaluate(record)
+                self._evaluate(record, decoded)
             else:
                 self._expect(record.after.batches - 1)
                 losses = [math.nan] if isinstance(record, Skip) else []
                 self._standing.tell(record.after, losses, batches_skipped=len(losses))
             self._save_if_due(record)
 
-    def _train(self, batch: Batch) -> None:
+    def _train(self, batch: Batch, decoded: Future[Tensor] | None) -> None:
         self._expect(batch.seq)
         with self._turns:
             started = self._clock()
             try:
-                loss = self._back.train(batch.seq, batch.activations, batch.labels)
+                loss = self._back.train(batch.seq, self._activations(batch, decoded), batch.labels)
             except HeadwaterError:  # refused before anything was changed
                 raise
             except BaseException:
@@ -196,14 +211,14 @@ class Session:
             busy_s = self._clock() - started
         self._standing.tell(batch.after, losses=[loss], busy_s=busy_s, batches_applied=1)
 
-    def _evaluate(self, part: EvaluationPart) -> None:
+    def _evaluate(self, part: EvaluationPart, decoded: Future[Tensor] | None) -> None:
         self._expect(part.batches)
         if part.part == 0:
             self._standing.evaluation = Evaluation(part.num_parts)
         else:
             self._standing.evaluation.check(part, expected=self._standing.applied.parts)
         with self._turns:
-            correct, loss_sum = self._back.evaluate(part.activations, part.labels)
+            correct, loss_sum = self._back.evaluate(self._activations(part, decoded), part.labels)
         self._standing.evaluation.add(correct, loss_sum, len(part.labels))
         results = []
         if part.part + 1 == part.num_parts:
@@ -212,6 +227,9 @@ class Session:
             accuracy = result.correct / result.total
             log.info("session %s: accuracy %.1f%% at %s", self._files.name, 100 * accuracy, self.progress)
         self._standing.tell(part.after, results=results)
+
+    def _activations(self, record: Batch | EvaluationPart, decoded: Future[Tensor] | None) -> Tensor:
+        return self._back.decode(record.activations) if decoded is None else decoded.result()
 
     def _expect(self, batches: int) -> None:
         expected = self._standing.applied.batches
@@ -257,11 +275,16 @@ class Session:
 
     # -------------------------------------------------------------- saving
 
+    def send_away(self) -> None:
+        """End the stream with word that the cloud is leaving; the record under way is still applied."""
+        stream = self._stream
+        if stream is not None:
+            stream.end(CloudError("the cloud is shutting down; it can be resumed once it is back"))
+
     def shut_down(self) -> None:
         """End the stream with word that the cloud is leaving, and make all that is applied durable."""
         with self._lock:
-            if self._stream is not None:
-                self._stream.end(CloudError("the cloud is shutting down; it can be resumed once it is back"))
+            self.send_away()
             self.save()
 
     def save(self) -> None:

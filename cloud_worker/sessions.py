@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from cloud_worker.ahead import Ahead
 from cloud_worker.back import Back
 from cloud_worker.kept import bytes_to_reserve, kept_bytes
 from cloud_worker.limits import Limits
@@ -52,6 +53,7 @@ class Sessions:
         self._lock = threading.Lock()  # held for moments only
         self._loading = threading.Lock()  # held while a network is built
         self._turns = Turns()
+        self._ahead = Ahead()
 
     @contextmanager
     def serving(self, hello: Hello, caller: str) -> Iterator[Session]:
@@ -125,7 +127,7 @@ class Sessions:
             self.limits.check_kept(kept_bytes(self._run_dir), needed)
             files.create(run, caller, needed)
             log.info("session %s is opened by %s", files.directory.name, caller or "an edge without a name")
-        return Session(files, run, back, self._turns, time.monotonic, self._checkpoint_every_s)
+        return Session(files, run, back, self._turns, self._ahead, time.monotonic, self._checkpoint_every_s)
 
     def _build(self, run: Run) -> Back:
         """Build a back, and free at once what else was built: layers hold each other in cycles."""
@@ -196,6 +198,8 @@ class Sessions:
         """
         with self._lock:
             sessions = dict(self._live)
+        for session in sessions.values():
+            session.send_away()  # all at once: nobody trains on while the others are saved
         lost: list[CheckpointError] = []
         for name, session in sessions.items():
             try:

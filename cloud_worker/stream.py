@@ -1,7 +1,8 @@
-"""One open stream: a reader takes chunks, a trainer applies records, the caller's thread sends acks.
+"""One open stream: a reader takes chunks, a preparer decodes the next record, a trainer applies it.
 
-A received chunk is acknowledged as soon as it is taken, and taken only while the records that wait to be
-applied stay under a bound: a slow back fills the edge's window, and the edge's outbox after it.
+A received chunk is acknowledged as soon as it is taken, by the caller's thread, and taken only while the
+records that wait to be applied stay under a bound: a slow back fills the edge's window, and the edge's outbox
+after it. One record is prepared while the one before it is applied.
 """
 
 import threading
@@ -12,6 +13,7 @@ from typing import Protocol
 
 import grpc
 
+from cloud_worker.ahead import Ready
 from cloud_worker.limits import Limits
 from cloud_worker.session import Session
 from common.errors import CloudError, HeadwaterError, WireError
@@ -42,7 +44,8 @@ class TrainStream:
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._received_bytes = 0
-        self._applying = False  # a record is under way
+        self._next: Ready | HeadwaterError | None = None  # prepared, or why what came is no record
+        self._under_way = 0  # records that no longer wait, and are not yet applied
         self._quiet_since = time.monotonic()  # nothing has come since, and nothing was being applied
         self._news = True
         self._reading = True  # the edge may still send
@@ -56,6 +59,7 @@ class TrainStream:
         """Yield acks until the stream is over; raises what ended it, if it was an error."""
         threads = [
             threading.Thread(target=self._guarded, args=(self._read, requests), daemon=True),
+            threading.Thread(target=self._guarded, args=(self._prepare_all,), daemon=True),
             threading.Thread(target=self._guarded, args=(self._apply_all,), daemon=True),
         ]
         for thread in threads:
@@ -65,7 +69,10 @@ class TrainStream:
                 yield self._ack()
         finally:
             self._stop()
-            threads[1].join()  # the record under way
+            for thread in threads[1:]:
+                thread.join()  # the records under way
+            if isinstance(self._next, Ready):
+                self._next.release()
             self._session.detach(self)
         if self._failure is not None:
             raise self._failure
@@ -94,7 +101,7 @@ class TrainStream:
     def _end_if_idle(self) -> None:
         """End a stream on which nothing comes; an edge that waits for the cloud is not idle."""
         now = time.monotonic()
-        if self._waiting or self._applying:
+        if self._waiting or self._under_way:
             self._quiet_since = now
         if now - self._quiet_since > self._limits.idle_timeout:
             limit = format_duration(self._limits.idle_timeout)
@@ -151,26 +158,59 @@ class TrainStream:
             self._changed.notify_all()
             return self._reading
 
-    # -------------------------------------------------------------- the trainer
+    # -------------------------------------------------------------- the preparer
 
-    def _apply_all(self) -> None:
+    def _prepare_all(self) -> None:
         while (data := self._next_record()) is not None:
-            self._session.apply(record_from_bytes(data, self._session.run), self)
-            self._tell()
-        self._stop()
+            ready: Ready | HeadwaterError
+            try:
+                ready = self._session.prepare(record_from_bytes(data, self._session.run))
+            except HeadwaterError as error:  # for the trainer: what came before is applied first
+                ready = error
+            with self._changed:
+                self._next = ready
+                self._changed.notify_all()
 
     def _next_record(self) -> bytes | None:
+        """Wait for a record, and for the one before it to be under way; None once none will come."""
         with self._changed:
-            self._applying = False
-            while not self._waiting and self._reading and self._training:
+            while self._training and (self._next is not None or (self._reading and not self._waiting)):
                 self._changed.wait()
-            if not self._waiting or not self._training:
+            if not self._training or not self._waiting:
                 return None
             data = self._waiting.popleft()
             self._waiting_bytes -= len(data) + RECORD_OVERHEAD_BYTES
-            self._applying = True
+            self._under_way += 1
             self._changed.notify_all()
             return data
+
+    # -------------------------------------------------------------- the trainer
+
+    def _apply_all(self) -> None:
+        while (ready := self._next_ready()) is not None:
+            try:
+                self._session.apply(ready.record, self, ready.decoded)
+            finally:
+                ready.release()
+            with self._changed:
+                self._under_way -= 1
+            self._tell()
+        self._stop()
+
+    def _next_ready(self) -> Ready | None:
+        """Wait for a prepared record; None once none will come."""
+        with self._changed:
+            while (
+                self._training and self._next is None and (self._reading or self._waiting or self._under_way)
+            ):
+                self._changed.wait()
+            if not self._training or self._next is None:
+                return None
+            ready, self._next = self._next, None
+            self._changed.notify_all()
+        if isinstance(ready, HeadwaterError):
+            raise ready
+        return ready
 
     # -------------------------------------------------------------- both
 

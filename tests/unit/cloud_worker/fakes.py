@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from cloud_worker.ahead import Ahead
 from cloud_worker.back import Back
 from cloud_worker.session import Session
 from cloud_worker.store import SessionFiles
@@ -23,6 +24,10 @@ class CountingBack:
     def __init__(self, *_):
         self.learnt = []
         self.trainee = self
+
+    def decode(self, activations):
+        """It looks at labels only."""
+        return activations
 
     def train(self, seq, activations, labels):
         """Learn; the loss is the number of the batch."""
@@ -61,7 +66,7 @@ def open_session(run_dir: Path, back=None, clock=lambda: 0.0, run=RUN):
     files = SessionFiles(run_dir, SESSION)
     if not files.exists():
         files.create(run, "", 0)
-    return Session(files, run, back or CountingBack(), Turns(), clock, checkpoint_every_s=60.0)
+    return Session(files, run, back or CountingBack(), Turns(), Ahead(), clock, checkpoint_every_s=60.0)
 
 
 def attached(session, generation=1):

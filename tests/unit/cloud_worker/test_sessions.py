@@ -312,3 +312,32 @@ def test_a_session_that_cannot_be_saved_does_not_keep_others_from_it(sessions, t
             sessions.save_all()
 
     assert (first.is_saved, second.is_saved) == (False, True)
+
+
+def test_all_edges_are_sent_away_before_the_first_session_is_saved(sessions):
+    """A session that is in the middle of a step is waited for, and the others do not train on meanwhile."""
+    in_step, go = threading.Event(), threading.Event()
+    with (
+        sessions.serving(hello(), ANYONE) as first,
+        sessions.serving(hello(session_id=OTHER), ANYONE) as second,
+    ):
+        streams = [attached(each) for each in (first, second)]
+
+        def step():
+            with first._lock:
+                in_step.set()
+                go.wait(60)
+
+        threads = [threading.Thread(target=step), threading.Thread(target=sessions.save_all)]
+        threads[0].start()
+        in_step.wait(60)
+        threads[1].start()
+
+        deadline = time.monotonic() + 60
+        while streams[1].error is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert streams[1].error is not None
+        go.set()
+        for thread in threads:
+            thread.join()
+    assert all(stream.error is not None for stream in streams)

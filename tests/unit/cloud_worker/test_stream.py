@@ -20,9 +20,12 @@ OTHER = "11111111-1111-4111-8111-111111111111"
 class DecodingBack(CountingBack):
     """Decodes what it is given, as every real back does; label 9 stands for a bug."""
 
+    def decode(self, activations):
+        """Decode."""
+        return decode(activations, torch.device("cpu"))
+
     def train(self, seq, activations, labels):
-        """Learn, if the activations decode."""
-        decode(activations, torch.device("cpu"))
+        """Learn, unless there is a bug."""
         if 9 in labels:
             raise ZeroDivisionError("a bug")
         return super().train(seq, activations, labels)

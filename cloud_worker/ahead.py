@@ -1,0 +1,59 @@
+"""Decodes the next record of a session while the last one is applied, as far as memory allows."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+
+from torch import Tensor
+
+from cloud_worker.back import Back
+from common.errors import HeadwaterError
+from common.wire.messages import Batch, EvaluationPart, Record
+
+# Records of all sessions that may lie decoded. One session keeps its device busy with one; where several take
+# turns, the device has others to go on with.
+PLACES = 2
+
+
+class Ready:
+    """A record to be applied next.
+
+    Args:
+        record: as it came.
+        decoded: its activations, or why they do not decode; None where that is left for its turn.
+        release: called once nothing of it is needed any more.
+    """
+
+    def __init__(
+        self, record: Record, decoded: Future[Tensor] | None = None, release: Callable[[], None] | None = None
+    ) -> None:
+        self.record = record
+        self.decoded = decoded
+        self._release = release
+
+    def release(self) -> None:
+        """Let go of what was decoded, applied or not."""
+        self.decoded = None
+        if self._release is not None:
+            self._release()
+
+
+class Ahead:
+    """Room for decoded records, shared by all sessions of a cloud."""
+
+    def __init__(self, places: int = PLACES) -> None:
+        self._places = threading.Semaphore(places)
+
+    def prepare(self, record: Record, back: Back) -> Ready:
+        """Decode a record's activations, if there is room; what fails is told when it is its turn."""
+        if not isinstance(record, Batch | EvaluationPart) or not self._places.acquire(blocking=False):
+            return Ready(record)
+        decoded: Future[Tensor] = Future()
+        try:
+            decoded.set_result(back.decode(record.activations))
+        except HeadwaterError as error:
+            decoded.set_exception(error)
+        except BaseException:
+            self._places.release()
+            raise
+        return Ready(record, decoded, self._places.release)
