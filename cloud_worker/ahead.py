@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 
+import torch
 from torch import Tensor
 
 from cloud_worker.back import Back
@@ -46,13 +47,18 @@ class Ahead:
 
     def prepare(self, record: Record, back: Back) -> Ready:
         """Decode a record's activations, if there is room; what fails is told when it is its turn."""
-        if not isinstance(record, Batch | EvaluationPart) or not self._places.acquire(blocking=False):
+        if not isinstance(record, Batch | EvaluationPart) or record.activations.bits == 32:
+            return Ready(record)  # at 32 bits, decoding would use the threads that the step uses
+        if not self._places.acquire(blocking=False):
             return Ready(record)
         decoded: Future[Tensor] = Future()
         try:
             decoded.set_result(back.decode(record.activations))
         except HeadwaterError as error:
             decoded.set_exception(error)
+        except (MemoryError, torch.cuda.OutOfMemoryError):  # there may be enough once no step is under way
+            self._places.release()
+            return Ready(record)
         except BaseException:
             self._places.release()
             raise

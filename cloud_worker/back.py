@@ -1,5 +1,7 @@
 """The back of one network: decode, train one step, evaluate. Knows no session and no wire."""
 
+from functools import cache
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -47,8 +49,6 @@ class Back:
         precision = resolve_precision(run.precision, device)
         self.trainee = Trainee({"back": halves.back}, optimisation, precision, device, run.seed, "cloud")
         self._back = halves.back
-        # Beside the kernels of the step under way, not behind them.
-        self._uploads = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def decode(self, activations: Packed) -> Tensor:
         """Return the activations [N, C, H, W] on the device; another thread may take a step meanwhile.
@@ -56,10 +56,15 @@ class Back:
         Raises:
             CodecError: they do not decode.
         """
-        with torch.cuda.stream(self._uploads):  # does nothing without one
-            x_NCHW = decode(activations, self.trainee.device).to(memory_format=torch.channels_last)
-        if self._uploads is not None:
-            self._uploads.synchronize()
+        device = self.trainee.device
+        if device.type != "cuda":
+            return decode(activations, device).to(memory_format=torch.channels_last)
+        # Beside the kernels of the step under way, not behind them. The memory may go back to this stream as
+        # soon as nobody holds it: a step that used it on the other one is over when `train` returns.
+        uploads = _uploads(device)
+        with torch.cuda.stream(uploads):
+            x_NCHW = decode(activations, device).to(memory_format=torch.channels_last)
+        uploads.synchronize()
         return x_NCHW
 
     def train(self, seq: int, x_NCHW: Tensor, labels: tuple[int, ...]) -> float:
@@ -84,6 +89,12 @@ class Back:
     def state_dict(self) -> dict[str, Tensor]:
         """Return the back's weights under the whole network's own names."""
         return dict(self._back.state_dict())
+
+
+@cache
+def _uploads(device: torch.device) -> torch.cuda.Stream:
+    """Return the one stream for all that is decoded: what one has in its cache, no other can use."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _check_structure(run: Run, spec: ModelSpec) -> None:

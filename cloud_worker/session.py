@@ -10,7 +10,6 @@ import logging
 import math
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from dataclasses import asdict
 from typing import Protocol
 
@@ -159,15 +158,12 @@ class Session:
 
     def prepare(self, record: Record) -> Ready:
         """Decode a record where there is room; another one may be applied meanwhile."""
+        if record.after <= self._standing.applied:  # it will be ignored
+            return Ready(record)
         return self._ahead.prepare(record, self._back)
 
-    def apply(self, record: Record, stream: Stream, decoded: Future[Tensor] | None = None) -> None:
+    def apply(self, ready: Ready, stream: Stream) -> None:
         """Apply one record, unless it has been applied before.
-
-        Args:
-            record: what came.
-            stream: on which it came.
-            decoded: its activations, if `prepare` has decoded them.
 
         Raises:
             FencedError: a newer stream has taken over.
@@ -178,6 +174,7 @@ class Session:
         """
         with self._lock:
             self.check_current(stream)
+            record = ready.record
             if record.after <= self._standing.applied:
                 self._standing.tell(duplicates_ignored=1)
                 return
@@ -188,21 +185,21 @@ class Session:
                     "the edge must say in losses_from which of them it has on its disk"
                 )
             if isinstance(record, Batch):
-                self._train(record, decoded)
+                self._train(record, ready)
             elif isinstance(record, EvaluationPart):
-                self._evaluate(record, decoded)
+                self._evaluate(record, ready)
             else:
                 self._expect(record.after.batches - 1)
                 losses = [math.nan] if isinstance(record, Skip) else []
                 self._standing.tell(record.after, losses, batches_skipped=len(losses))
             self._save_if_due(record)
 
-    def _train(self, batch: Batch, decoded: Future[Tensor] | None) -> None:
+    def _train(self, batch: Batch, ready: Ready) -> None:
         self._expect(batch.seq)
         with self._turns:
             started = self._clock()
             try:
-                loss = self._back.train(batch.seq, self._activations(batch, decoded), batch.labels)
+                loss = self._back.train(batch.seq, self._activations(batch, ready), batch.labels)
             except HeadwaterError:  # refused before anything was changed
                 raise
             except BaseException:
@@ -211,14 +208,14 @@ class Session:
             busy_s = self._clock() - started
         self._standing.tell(batch.after, losses=[loss], busy_s=busy_s, batches_applied=1)
 
-    def _evaluate(self, part: EvaluationPart, decoded: Future[Tensor] | None) -> None:
+    def _evaluate(self, part: EvaluationPart, ready: Ready) -> None:
         self._expect(part.batches)
         if part.part == 0:
             self._standing.evaluation = Evaluation(part.num_parts)
         else:
             self._standing.evaluation.check(part, expected=self._standing.applied.parts)
         with self._turns:
-            correct, loss_sum = self._back.evaluate(self._activations(part, decoded), part.labels)
+            correct, loss_sum = self._back.evaluate(self._activations(part, ready), part.labels)
         self._standing.evaluation.add(correct, loss_sum, len(part.labels))
         results = []
         if part.part + 1 == part.num_parts:
@@ -228,8 +225,8 @@ class Session:
             log.info("session %s: accuracy %.1f%% at %s", self._files.name, 100 * accuracy, self.progress)
         self._standing.tell(part.after, results=results)
 
-    def _activations(self, record: Batch | EvaluationPart, decoded: Future[Tensor] | None) -> Tensor:
-        return self._back.decode(record.activations) if decoded is None else decoded.result()
+    def _activations(self, record: Batch | EvaluationPart, ready: Ready) -> Tensor:
+        return self._back.decode(record.activations) if ready.decoded is None else ready.decoded.result()
 
     def _expect(self, batches: int) -> None:
         expected = self._standing.applied.batches

@@ -40,7 +40,7 @@ class TrainStream:
     def __init__(self, session: Session, hello: Hello, limits: Limits) -> None:
         self._session = session
         self._limits = limits
-        self._changed = threading.Condition()
+        self._changed = threading.Condition()  # its lock may be taken again by who has it
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
         self._received_bytes = 0
@@ -62,17 +62,16 @@ class TrainStream:
             threading.Thread(target=self._guarded, args=(self._prepare_all,), daemon=True),
             threading.Thread(target=self._guarded, args=(self._apply_all,), daemon=True),
         ]
-        for thread in threads:
-            thread.start()
         try:
+            for thread in threads:
+                thread.start()
             while self._wait_for_news():
                 yield self._ack()
         finally:
             self._stop()
             for thread in threads[1:]:
-                thread.join()  # the records under way
-            if isinstance(self._next, Ready):
-                self._next.release()
+                if thread.ident is not None:
+                    thread.join()  # the records under way
             self._session.detach(self)
         if self._failure is not None:
             raise self._failure
@@ -84,8 +83,7 @@ class TrainStream:
         """End the stream with this error, as soon as the record under way is done."""
         with self._changed:
             self._error = self._error or error
-            self._reading = self._training = False
-            self._changed.notify_all()
+            self._stop()
 
     # -------------------------------------------------------------- the caller's thread
 
@@ -118,6 +116,9 @@ class TrainStream:
     def _stop(self) -> None:
         with self._changed:
             self._reading = self._training = False
+            if isinstance(self._next, Ready):
+                self._next.release()
+            self._next = None
             self._changed.notify_all()
 
     # -------------------------------------------------------------- the reader
@@ -168,7 +169,10 @@ class TrainStream:
             except HeadwaterError as error:  # for the trainer: what came before is applied first
                 ready = error
             with self._changed:
-                self._next = ready
+                if self._training:
+                    self._next = ready
+                elif isinstance(ready, Ready):
+                    ready.release()
                 self._changed.notify_all()
 
     def _next_record(self) -> bytes | None:
@@ -189,11 +193,12 @@ class TrainStream:
     def _apply_all(self) -> None:
         while (ready := self._next_ready()) is not None:
             try:
-                self._session.apply(ready.record, self, ready.decoded)
+                self._session.apply(ready, self)
             finally:
                 ready.release()
             with self._changed:
                 self._under_way -= 1
+                self._quiet_since = time.monotonic()
             self._tell()
         self._stop()
 

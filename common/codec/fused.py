@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 KERNELS = "common.codec._kernels"
+VERSION = 1  # of what kernels.c takes and returns
 SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 _POINTER, _SIZE, _INT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int32
@@ -27,7 +28,9 @@ def _load() -> dict[torch.dtype, Kernels]:
         return {}
     try:
         library = ctypes.CDLL(spec.origin)
-    except OSError:  # left there by another machine
+        if _INT.in_dll(library, "version").value != VERSION:
+            return {}
+    except (OSError, ValueError):  # left there by another machine, or an older version
         return {}
     kernels = {}
     for dtype, suffix in SUFFIXES.items():
@@ -54,7 +57,7 @@ def extremes(x_PC: Tensor) -> tuple[Tensor, Tensor] | None:
         x_PC: [P, C], such as `takes` agrees to.
     """
     rows, channels = x_PC.shape
-    low, high = torch.empty(2, channels)
+    low, high = torch.empty(2, channels, dtype=torch.float32, device="cpu")
     find = _kernels[x_PC.dtype].extremes
     is_unsound = find(x_PC.data_ptr(), rows, channels, low.data_ptr(), high.data_ptr())
     return None if is_unsound else (low, high)
@@ -70,7 +73,7 @@ def codes(x_PC: Tensor, low: Tensor, steps_per_unit: Tensor, bits: int) -> Tenso
         bits: 2, 4 or 8.
     """
     rows, channels = x_PC.shape
-    packed_CB = torch.empty(channels, -(-rows * bits // 8), dtype=torch.uint8)
+    packed_CB = torch.empty(channels, -(-rows * bits // 8), dtype=torch.uint8, device="cpu")
     _kernels[x_PC.dtype].codes(
         x_PC.data_ptr(),
         rows,

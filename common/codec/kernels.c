@@ -2,7 +2,7 @@
  *
  * Plain C, called through ctypes, which lets other threads run meanwhile. Where it could not be compiled,
  * quantise.py works without it and makes the same bytes: every operation on a float is one correctly rounded
- * float32 operation here too, so this must be compiled with -ffp-contract=off.
+ * float32 operation here too, so this must be compiled with -ffp-contract=off and without -ffast-math.
  *
  * Activations are [rows][channels], the codes of a channel come out side by side, row_bytes for each channel.
  */
@@ -13,6 +13,13 @@
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "codes are packed for a little-endian machine"
 #endif
+
+#ifdef __FAST_MATH__
+#error "fast math makes other bytes, and does not see a NaN"
+#endif
+
+/* Of the functions' arguments and results, for a caller who may find a file of another time. */
+const int32_t version = 1;
 
 #define INLINE static inline __attribute__((always_inline))
 /* Compiled twice on x86-64; the wider one is taken where the processor has it. */

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from cloud_worker.ahead import Ahead
+from cloud_worker.ahead import Ahead, Ready
 from cloud_worker.back import Back
 from cloud_worker.session import Session
 from cloud_worker.store import SessionFiles
@@ -78,7 +78,7 @@ def attached(session, generation=1):
 
 def apply(session, stream, *records):
     for record in records:
-        session.apply(record, stream)
+        session.apply(Ready(record), stream)
 
 
 def position(session):

@@ -1,7 +1,9 @@
 """The next record is decoded while the last one is applied; nothing else about either changes."""
 
+import gc
 import threading
 import time
+import weakref
 
 import pytest
 import torch
@@ -9,27 +11,27 @@ import torch
 from cloud_worker.ahead import PLACES, Ahead
 from cloud_worker.limits import Limits
 from cloud_worker.stream import TrainStream
+from common.codec import encode
 from common.errors import CodecError, SessionError
 from common.wire.convert import record_to_bytes
-from common.wire.messages import Position, Skip
+from common.wire.messages import Batch, Position, Skip
 from common.wire.reassembly import chunks_of
 from tests.unit.cloud_worker.fakes import CountingBack, open_session
-from tests.unit.records import batch, batches, hello, part
+from tests.unit.records import RUN, batch, batches, hello, part
 
 
 class WatchedBack(CountingBack):
-    """Trains a batch once it is let go; says what it has decoded, and fails to for a batch of its choice."""
+    """Trains a batch once it is let go; counts what it has decoded, and fails to where all values are 1."""
 
-    def __init__(self, undecodable=None):
+    def __init__(self):
         super().__init__()
         self.go = threading.Event()
         self.decoded = 0
-        self.undecodable = undecodable
 
     def decode(self, activations):
-        """Decode, in the order of coming."""
+        """Decode."""
         self.decoded += 1
-        if self.decoded - 1 == self.undecodable:
+        if activations.low[0] == 1:
             raise CodecError("undecodable")
         return activations
 
@@ -37,6 +39,10 @@ class WatchedBack(CountingBack):
         """Wait, then learn."""
         self.go.wait(60)
         return super().train(*batch)
+
+
+def undecodable(seq):
+    return Batch(seq, encode(torch.ones(4, *RUN.activation_shape), RUN.bits), (0, 1, 2, 3))
 
 
 def until(condition):
@@ -63,7 +69,9 @@ def serve(session, *records):
 
 def test_the_next_record_is_decoded_during_a_step_and_no_further_one(tmp_path):
     back = WatchedBack()
-    thread, acks, _ = serve(open_session(tmp_path, back), *batches(0, 1, 2, 3))
+    session = open_session(tmp_path, back)
+    session._ahead = Ahead(places=10)
+    thread, acks, _ = serve(session, *batches(0, 1, 2, 3))
 
     until(lambda: back.decoded == 2)
     time.sleep(0.1)  # a preparer that knows no bound would decode all in far less
@@ -77,11 +85,11 @@ def test_the_next_record_is_decoded_during_a_step_and_no_further_one(tmp_path):
 
 @pytest.mark.parametrize("number", [0, 2])
 def test_what_does_not_decode_ends_the_stream_after_all_that_came_before_it(tmp_path, number):
-    back = WatchedBack(undecodable=number)
+    back = WatchedBack()
     back.go.set()
     session = open_session(tmp_path, back)
 
-    thread, _, errors = serve(session, *batches(0, 1, 2, 3))
+    thread, _, errors = serve(session, *batches(*range(number)), undecodable(number), batch(number + 1))
     thread.join()
 
     assert [type(error) for error in errors] == [CodecError]
@@ -103,10 +111,10 @@ def test_what_is_no_record_ends_the_stream_after_all_that_came_before_it(tmp_pat
 
 
 def test_a_record_applied_before_is_ignored_even_where_it_does_not_decode(tmp_path):
-    back = WatchedBack(undecodable=1)
+    back = WatchedBack()
     back.go.set()
 
-    thread, acks, errors = serve(open_session(tmp_path, back), batch(0), batch(0), batch(1))
+    thread, acks, errors = serve(open_session(tmp_path, back), batch(0), undecodable(0), batch(1))
     thread.join()
 
     assert errors == []
@@ -115,9 +123,9 @@ def test_a_record_applied_before_is_ignored_even_where_it_does_not_decode(tmp_pa
 
 def test_no_more_lie_decoded_than_there_are_places(tmp_path):
     """What finds none is decoded in its turn, and places come back however a record ends."""
-    ahead, back = Ahead(), WatchedBack(undecodable=0)
+    ahead, back = Ahead(), WatchedBack()
 
-    ready = [ahead.prepare(batch(seq), back) for seq in range(PLACES + 2)]
+    ready = [ahead.prepare(undecodable(seq), back) for seq in range(PLACES + 2)]
 
     assert [each.decoded is not None for each in ready] == [True] * PLACES + [False, False]
     assert back.decoded == PLACES
@@ -127,16 +135,71 @@ def test_no_more_lie_decoded_than_there_are_places(tmp_path):
     assert [each.decoded is not None for each in again] == [True] * PLACES + [False]
 
 
-def test_a_place_comes_back_after_a_failure(tmp_path):
-    class Failing(WatchedBack):
-        def decode(self, activations):
-            raise torch.cuda.OutOfMemoryError("no memory")
+class Failing(WatchedBack):
+    """Fails to decode, for a reason that is not the record's."""
 
+    def __init__(self, error):
+        super().__init__()
+        self.error = error
+
+    def decode(self, activations):
+        """Fail."""
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [MemoryError("none left"), torch.cuda.OutOfMemoryError("none left")])
+def test_where_memory_is_short_a_record_is_left_for_its_turn(error):
     ahead = Ahead(places=1)
-    with pytest.raises(torch.cuda.OutOfMemoryError):
-        ahead.prepare(batch(0), Failing())
+
+    assert ahead.prepare(batch(0), Failing(error)).decoded is None
+    assert ahead.prepare(batch(0), WatchedBack()).decoded is not None
+
+
+def test_a_place_comes_back_after_a_failure():
+    ahead = Ahead(places=1)
+    with pytest.raises(ZeroDivisionError):
+        ahead.prepare(batch(0), Failing(ZeroDivisionError("a bug")))
 
     assert ahead.prepare(batch(0), WatchedBack()).decoded is not None
+
+
+def test_32_bits_are_left_for_their_turn():
+    """Their check would use all threads, in the middle of a step."""
+    x = encode(torch.zeros(4, *RUN.activation_shape), 32)
+
+    assert Ahead().prepare(Batch(0, x, (0, 1, 2, 3)), WatchedBack()).decoded is None
+
+
+def test_what_is_applied_already_is_not_decoded(tmp_path):
+    back = WatchedBack()
+    back.go.set()
+    session = open_session(tmp_path, back)
+    thread, _, _ = serve(session, *batches(0, 1))
+    thread.join()
+
+    assert [session.prepare(batch(seq)).decoded is not None for seq in (0, 1, 2)] == [False, False, True]
+    assert back.decoded == 3
+
+
+def test_what_was_decoded_is_let_go_of_with_a_record_that_is_refused(tmp_path):
+    """The error's traceback must not hold it: that lives until Python looks for cycles."""
+
+    class Remembering(WatchedBack):
+        def decode(self, activations):
+            tensor = torch.zeros(8)
+            self.tensor = weakref.ref(tensor)
+            return tensor
+
+    back = Remembering()
+    session = open_session(tmp_path, back)
+    gc.disable()
+    try:
+        thread, _, errors = serve(session, batch(3))
+        thread.join()
+        assert [type(error) for error in errors] == [SessionError]
+        assert back.tensor() is None
+    finally:
+        gc.enable()
 
 
 def test_a_stream_that_is_ended_gives_its_place_back(tmp_path):
@@ -154,3 +217,22 @@ def test_a_stream_that_is_ended_gives_its_place_back(tmp_path):
     assert [str(error) for error in errors] == ["ended"]
     assert len(back.learnt) == 1
     assert [session.prepare(batch(seq)).decoded is not None for seq in (1, 2)] == [True, True]
+
+
+def test_a_stream_whose_reply_nobody_takes_gives_its_place_back_once_it_is_over(tmp_path):
+    """GRPC leaves it suspended for as long as the edge does not read."""
+    back = WatchedBack()
+    session = open_session(tmp_path, back)
+    session._ahead = Ahead(places=2)
+    stream = TrainStream(session, hello(), Limits())
+    session.attach(hello(), stream)
+    acks = stream.serve(iter([c for r in batches(0, 1) for c in chunks_of(record_to_bytes(r), 1 << 20)]))
+    next(acks)
+    until(lambda: back.decoded == 2 and stream._next is not None)
+
+    stream.end(SessionError("ended"))
+
+    assert session.prepare(batch(2)).decoded is not None
+    back.go.set()
+    with pytest.raises(SessionError, match="ended"):
+        list(acks)

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from cloud_worker.ahead import Ready
 from common.errors import CapacityError, SessionError
 from common.wire.messages import End, EvaluationResult, Position, Skip
 from tests.unit.cloud_worker.fakes import CountingBack, apply, attached, open_session
@@ -66,7 +67,7 @@ def test_a_gap_is_refused_with_both_numbers_and_changes_nothing(session, stream,
     apply(session, stream, batch(0))
 
     with pytest.raises(SessionError, match=words):
-        session.apply(record, stream)
+        session.apply(Ready(record), stream)
 
     assert session.status().applied == Position(1)
     assert len(back.learnt) == 1
@@ -115,7 +116,7 @@ def test_a_missing_part_is_refused_with_both_numbers(session, stream):
     apply(session, stream, *batches(0, 1, 2), part(0, num_parts=3))
 
     with pytest.raises(SessionError, match=r"sent part 2 of an evaluation, the cloud expected part 1; "):
-        session.apply(part(2, num_parts=3), stream)
+        session.apply(Ready(part(2, num_parts=3)), stream)
 
     assert session.status().applied == Position(3, 1)
 
@@ -176,7 +177,7 @@ def test_the_end_leaves_weights_and_a_summary(session, stream, tmp_path):
     assert not session.finished
     assert not (tmp_path / SESSION / "summary.json").exists()
 
-    session.apply(End(6), stream)
+    session.apply(Ready(End(6)), stream)
 
     assert session.finished
     assert (tmp_path / SESSION / "back.safetensors").stat().st_size > 0

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from cloud_worker.ahead import Ready
 from common.errors import CheckpointError
 from common.wire.messages import End, EvaluationResult, Position, Skip
 from tests.unit.cloud_worker.fakes import (
@@ -37,7 +38,7 @@ def test_state_is_saved_at_the_end_of_an_epoch_and_of_an_evaluation(session, str
     saved = []
 
     for record in (*batches(0, 1, 2), part(0), part(1), batch(3)):
-        session.apply(record, stream)
+        session.apply(Ready(record), stream)
         saved.append(on_disk(tmp_path))
 
     assert saved == [*2 * [Position(0)], *2 * [Position(3)], *2 * [Position(3, 2)]]
@@ -48,7 +49,7 @@ def test_the_edge_may_forget_what_the_older_of_two_checkpoints_has(session, stre
     told = []
 
     for record in (*batches(0, 1, 2), part(0), part(1), *batches(3, 4, 5), End(6)):
-        session.apply(record, stream)
+        session.apply(Ready(record), stream)
         told.append(durable(session))
 
     assert told == [*4 * [Position(0)], *3 * [Position(3)], Position(3, 2), Position(7)]
@@ -134,7 +135,7 @@ def test_weights_that_found_no_room_at_the_end_are_written_with_the_next_save(tm
     with monkeypatch.context() as patched:
         patched.setattr(session._files, "finish", full)
         with pytest.raises(CheckpointError):
-            session.apply(End(6), stream)
+            session.apply(Ready(End(6)), stream)
     assert not (tmp_path / SESSION / "back.safetensors").exists()
     session.detach(stream)
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from cloud_worker.ahead import Ready
 from common.errors import CheckpointError, CloudError, FencedError, SessionError
 from common.wire.messages import Position
 from tests.unit.cloud_worker.fakes import (
@@ -33,12 +34,12 @@ def test_a_newer_generation_takes_over_and_the_older_stream_does_nothing_more(tm
         "with this run directory, or with a copy of it"
     )
     with pytest.raises(FencedError, match="a newer stream of this session has taken over"):
-        session.apply(batch(0), old)
+        session.apply(Ready(batch(0)), old)
     with pytest.raises(FencedError, match="a newer stream of this session has taken over"):
         session.note(losses_from=1, save=True, stream=old)
     assert back.learnt == []
 
-    session.apply(batch(0), new)
+    session.apply(Ready(batch(0)), new)
     assert new.error is None
     assert len(back.learnt) == 1
 
@@ -49,7 +50,7 @@ def test_an_older_stream_that_leaves_does_not_take_the_newer_one_with_it(session
 
     session.detach(old)
 
-    session.apply(batch(0), new)
+    session.apply(Ready(batch(0)), new)
     assert position(session) == (Position(1), Position(0))
 
 
@@ -57,7 +58,7 @@ def test_the_same_process_may_connect_again(session):
     """At equal generations the stream that was opened last wins."""
     first, second = attached(session), attached(session)
 
-    session.apply(batch(0), second)
+    session.apply(Ready(batch(0)), second)
 
     assert isinstance(first.error, FencedError)
     assert second.error is None
@@ -103,7 +104,7 @@ def test_an_edge_that_has_forgotten_what_is_missing_here_is_refused_with_both_nu
     """Both checkpoints were lost: nothing is trained on a state that lacks batches."""
     back = CountingBack()
     session = open_session(tmp_path, back)
-    session.apply(batch(0), attached(session))
+    session.apply(Ready(batch(0)), attached(session))
 
     with pytest.raises(
         SessionError, match=r"has this session up to batch 1, .* from batch 3 on, those between are lost"
@@ -124,7 +125,7 @@ def test_losses_before_those_that_hello_asks_for_are_forgotten(session):
 
 def test_shutting_down_saves_and_sends_the_edge_away_to_come_back(session, tmp_path):
     stream = attached(session)
-    session.apply(batch(0), stream)
+    session.apply(Ready(batch(0)), stream)
 
     session.shut_down()
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from cloud_worker.access import ANYONE, Access
+from cloud_worker.ahead import Ready
 from cloud_worker.limits import Limits
 from cloud_worker.service import TrainingService
 from cloud_worker.sessions import Sessions
@@ -280,10 +281,10 @@ def test_a_step_that_fails_half_way_is_forgotten_and_taken_again(sessions, monke
     monkeypatch.setattr("cloud_worker.sessions.Back", FailingBack)
     with sessions.serving(hello(), ANYONE) as session:
         stream = attached(session)
-        session.apply(batch(0), stream)
+        session.apply(Ready(batch(0)), stream)
         session.save()
         with pytest.raises(RuntimeError, match="out of memory"):
-            session.apply(batch(1), stream)
+            session.apply(Ready(batch(1)), stream)
         session.detach(stream)
         with pytest.raises(CloudError, match="is loaded again after a step that failed"):
             session.attach(hello(), FakeStream())

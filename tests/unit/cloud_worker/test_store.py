@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 import torch
 
+from cloud_worker.ahead import Ready
 from cloud_worker.store import SessionFiles
 from common.checkpoint import state_digest
 from common.errors import CheckpointError, SessionError, WireError
@@ -106,7 +107,7 @@ def test_only_the_last_two_checkpoints_are_kept(tmp_path):
     session = open_session(tmp_path)
     stream = attached(session)
     for seq in range(5):
-        session.apply(batch(seq), stream)
+        session.apply(Ready(batch(seq)), stream)
         session.save()
 
     assert [path.name for path in checkpoint_files(tmp_path)] == ["000000000004.ckpt", "000000000005.ckpt"]
