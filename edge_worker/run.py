@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from common.checkpoint import tensors_to_bytes
-from common.codec import WIDTHS, packed_bytes
+from common.codec import WIDTHS, is_compiled, packed_bytes
 from common.data.datasets import Dataset, open_dataset
 from common.data.sampler import batches_per_epoch
 from common.durable import write_atomic
@@ -150,6 +150,10 @@ class Work:
             log.info(
                 "device %s, threads %d, %s", self.front.trainee.device, self.config.threads, self.precision
             )
+            if self.front.trainee.device.type == "cpu" and not is_compiled():
+                log.info(
+                    "the codec is not compiled and takes twice its time: install again with a C compiler"
+                )
             spool = self._open_spool(run_dir, stack)
             outbox = Outbox(
                 self.config.spool, self.config.spool_memory, spool, drop=self.config.spool_full == "drop"

@@ -45,6 +45,11 @@ def _load() -> dict[torch.dtype, Kernels]:
 _kernels = _load()
 
 
+def is_compiled() -> bool:
+    """Return whether there are any kernels; without them the codec makes the same bytes at half the speed."""
+    return bool(_kernels)
+
+
 def takes(x_PC: Tensor) -> bool:
     """Return whether these activations can go through the kernels: they are there, and know their kind."""
     return x_PC.device.type == "cpu" and x_PC.dtype in _kernels and x_PC.is_contiguous()
