@@ -86,6 +86,14 @@ def measure(report: Report, case: dict[str, Any], x: Tensor) -> None:
         report.figure(name, {**versus, "what": what}, our / their, "times", at_most=1.0)
 
 
+def on_cuda(report: Report, case: dict[str, Any], x: Tensor) -> None:
+    """Print whether a GPU makes the same bytes, where there is one."""
+    for bits in BITS:
+        made = [encode(each, bits) for each in (x, x.cuda())]
+        here, there = ((each.data, each.low.tobytes(), each.scale.tobytes()) for each in made)
+        report.figure("cuda_differs", {**case, "bits": bits}, float(here != there), "batches", at_most=0)
+
+
 @benchmark
 @data_dir
 def main(report: Report, data_dir: Path) -> None:
@@ -93,7 +101,10 @@ def main(report: Report, data_dir: Path) -> None:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     for network in NETWORKS[-1:] if report.quick else NETWORKS:
-        measure(report, network.case, trained_activations(network, data_dir, report.quick))
+        activations = trained_activations(network, data_dir, report.quick)
+        measure(report, network.case, activations)
+        if torch.cuda.is_available():
+            on_cuda(report, network.case, activations)
 
 
 if __name__ == "__main__":
