@@ -9,7 +9,7 @@ setup(
             sources=["common/codec/kernels.c"],
             # Each operation on a float rounds by itself: no product and sum in one, whatever CFLAGS say.
             extra_compile_args=["-O3", "-fno-fast-math", "-ffp-contract=off"],
-            # Where there is no C compiler: the codec makes the same bytes without it, at half the speed.
+            # Where there is no C compiler: the codec makes the same bytes without it, more slowly.
             optional=True,
         )
     ]

@@ -151,9 +151,7 @@ class Work:
                 "device %s, threads %d, %s", self.front.trainee.device, self.config.threads, self.precision
             )
             if self.front.trainee.device.type == "cpu" and not is_compiled():
-                log.info(
-                    "the codec is not compiled and takes twice its time: install again with a C compiler"
-                )
+                log.info("the codec is not compiled, which makes it slower: install again with a C compiler")
             spool = self._open_spool(run_dir, stack)
             outbox = Outbox(
                 self.config.spool, self.config.spool_memory, spool, drop=self.config.spool_full == "drop"

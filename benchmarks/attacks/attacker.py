@@ -103,7 +103,7 @@ class Attacker:
         self._peer = Peer(run, str(uuid.UUID(int=self._rng.getrandbits(128), version=4)), token)
         self._at = 0
 
-    def attack(self, tally: Tally, honest: Callable[[], str], drawn_first: int = 0) -> None:
+    def attack(self, tally: Tally, honest: Callable[[], str], drawn_first: int) -> None:
         """Send until nothing is left to send: drawn ones, the list, drawn ones again.
 
         Args:

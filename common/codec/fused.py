@@ -46,7 +46,7 @@ _kernels = _load()
 
 
 def is_compiled() -> bool:
-    """Return whether there are any kernels; without them the codec makes the same bytes at half the speed."""
+    """Return whether there are any kernels; without them the codec makes the same bytes, more slowly."""
     return bool(_kernels)
 
 
