@@ -38,7 +38,7 @@ test-oldest: ## The tests on the oldest packages that pyproject.toml admits; out
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/pip install --quiet -e '.[cloud,dev]' \
 	  torch==2.4.1 torchvision==0.19.1 'numpy<2' grpcio==1.73.1 protobuf==6.31.0 \
-	  grpcio-health-checking==1.73.1 cryptography==42.0.0 safetensors==0.4.5 zstandard==0.22.0 rich==13.0.0 click==8.1.7 \
+	  grpcio-health-checking==1.73.1 cryptography==42.0.0 safetensors==0.4.5 zstandard==0.22.0 pillow==9.3.0 rich==13.0.0 click==8.1.7 \
 	  apsw==3.46.0.0
 	.venv-oldest/bin/python -m pytest
 

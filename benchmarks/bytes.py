@@ -17,8 +17,8 @@ from benchmarks.report import Report, benchmark
 from common.codec import encode
 from common.codec.pack import unpack
 from common.codec.quantise import quantise
-from common.wire.convert import record_to_bytes
 from common.wire.messages import Batch
+from common.wire.records import record_to_bytes
 
 BAR = 1.03
 

@@ -41,6 +41,7 @@ from common.wire.messages import (
     Welcome,
 )
 from common.wire.reassembly import Reassembly, chunks_of
+from common.wire.records import record_from_bytes, record_to_bytes
 
 # Unconfirmed bytes of one player: some records, so that the cloud never waits for the next.
 WINDOW = 4 << 20
@@ -85,7 +86,7 @@ class Sink(pb_grpc.TrainingServicer):
                 ack = Ack(received_bytes=received, applied=at, durable=at)
                 if data is not None:
                     self._keep(data)
-                    ack = applied(convert.record_from_bytes(data, hello.run), received)
+                    ack = applied(record_from_bytes(data, hello.run), received)
                     at = ack.applied
                 yield convert.reply_to_proto(ack)
 
@@ -120,12 +121,12 @@ class Player:
         hello = convert.request_from_proto(pb.TrainRequest.FromString(next(pieces)))
         assert isinstance(hello, Hello)
         self._hello = replace(hello, session_id=str(uuid.uuid4()))
-        records = (convert.record_from_bytes(data, hello.run) for data in pieces)
+        records = (record_from_bytes(data, hello.run) for data in pieces)
         trained = islice((record for record in records if isinstance(record, Batch)), batches)
         self._chunks = [
             convert.request_to_proto(chunk)
             for record in trained
-            for chunk in chunks_of(convert.record_to_bytes(record), MAX_CHUNK_BYTES)
+            for chunk in chunks_of(record_to_bytes(record), MAX_CHUNK_BYTES)
         ]
         self.batches = batches
         self.applied = 0

@@ -31,6 +31,7 @@ from common.wire.generated import training_pb2 as pb
 from common.wire.generated import training_pb2_grpc as pb_grpc
 from common.wire.messages import MAX_CHUNK_BYTES, Ack, Batch, Chunk, Hello, Position, Run, Welcome
 from common.wire.reassembly import Reassembly, chunks_of
+from common.wire.records import record_to_bytes
 
 IMAGES, SHAPE = 64, (64, 32, 32)
 CHUNK_S = 0.05
@@ -171,7 +172,7 @@ def serve(servicer: pb_grpc.TrainingServicer, listen: str) -> None:
 @click.option("--seconds", default=10.0, help="What the transfer should take at the rate.")
 def send(to: str, rate: float, shape: bool, seconds: float) -> None:
     """Send the same messages whatever --shape says; print how long it took, until the last reply."""
-    record = convert.record_to_bytes(recorded_batch())
+    record = record_to_bytes(recorded_batch())
     chunks = chunks_of(record, min(MAX_CHUNK_BYTES, int(rate / 8 * CHUNK_S)))
     messages = [convert.request_to_proto(chunk) for chunk in chunks]
     messages = [messages[number % len(messages)] for number in range(int(seconds / CHUNK_S))]

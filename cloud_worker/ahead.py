@@ -3,13 +3,15 @@
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
 from cloud_worker.back import Back
+from common.codec import CodedImages, Packed
 from common.errors import HeadwaterError
-from common.wire.messages import Batch, EvaluationPart, Record
+from common.wire.messages import Batch, EvaluationPart, Record, Reference
 
 # Records of all sessions that may lie decoded. One session keeps its device busy with one; where several take
 # turns, the device has others to go on with.
@@ -21,7 +23,7 @@ class Ready:
 
     Args:
         record: as it came.
-        decoded: its activations, or why they do not decode; None where that is left for its turn.
+        decoded: its content, or why they do not decode; None where that is left for its turn.
         release: called once nothing of it is needed any more.
     """
 
@@ -46,14 +48,14 @@ class Ahead:
         self._places = threading.Semaphore(places)
 
     def prepare(self, record: Record, back: Back) -> Ready:
-        """Decode a record's activations, if there is room; what fails is told when it is its turn."""
-        if not isinstance(record, Batch | EvaluationPart) or record.activations.bits == 32:
-            return Ready(record)  # at 32 bits, decoding would use the threads that the step uses
+        """Decode a record's content, if there is room; what fails is told when it is its turn."""
+        if not isinstance(record, Batch | EvaluationPart) or not _can_be_ahead(record.content):
+            return Ready(record)
         if not self._places.acquire(blocking=False):
             return Ready(record)
         decoded: Future[Tensor] = Future()
         try:
-            decoded.set_result(back.decode(record.activations))
+            decoded.set_result(back.decode(record.content))
         except HeadwaterError as error:
             decoded.set_exception(error)
         except (MemoryError, torch.cuda.OutOfMemoryError):  # there may be enough once no step is under way
@@ -63,3 +65,10 @@ class Ahead:
             self._places.release()
             raise
         return Ready(record, decoded, self._places.release)
+
+
+def _can_be_ahead(content: Packed | CodedImages | Reference) -> TypeGuard[Packed | CodedImages]:
+    """Tell whether decoding needs neither the threads that a step uses, nor what the last record brings."""
+    if isinstance(content, Packed):
+        return content.bits != 32
+    return isinstance(content, CodedImages)

@@ -1,15 +1,20 @@
 """The back of one network: decode, train one step, evaluate. Knows no session and no wire."""
 
+from collections.abc import Callable
 from functools import cache
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from common.codec import Packed, decode
+from common.codec import CodedImages, Packed, decode, decode_images
+from common.data.loader import normalise
 from common.errors import CapacityError, SessionError
 from common.models.catalogue import ModelSpec, build, skeleton
 from common.models.split import cut, part, structure_digest, weights_digest
+from common.strategies import find_strategy
 from common.training import Optimisation, Trainee, resolve_precision
 from common.wire.messages import Run
 
@@ -18,7 +23,7 @@ MAX_PARAMETERS = 200_000_000
 
 
 class Back:
-    """The layers behind the split point, their optimiser and their loss.
+    """The layers behind the split point, or all where images come; their optimiser and their loss.
 
     Raises:
         ModelError: the model or the split point is unknown.
@@ -38,7 +43,7 @@ class Back:
         model = build(spec, run.seed)
         # Before it is cut: torch keeps the source of every module that is made by cutting, for ever.
         _check_same("digest of the initial weights", run.weights_digest, weights_digest(model))
-        halves = cut(model, spec, run.split)
+        back = model if takes_images(run) else cut(model, spec, run.split).back
         optimisation = Optimisation(
             lr=run.lr,
             momentum=run.momentum,
@@ -47,23 +52,34 @@ class Back:
             total_batches=run.total_batches,
         )
         precision = resolve_precision(run.precision, device)
-        self.trainee = Trainee({"back": halves.back}, optimisation, precision, device, run.seed, "cloud")
-        self._back = halves.back
+        self.trainee = Trainee({"back": back}, optimisation, precision, device, run.seed, "cloud")
+        self._back = back
+        self._mean, self._std = run.mean, run.std
 
-    def decode(self, activations: Packed) -> Tensor:
-        """Return the activations [N, C, H, W] on the device; another thread may take a step meanwhile.
+    def decode(self, content: Packed | CodedImages) -> Tensor:
+        """Return activations or normalised images [N, C, H, W] on the device; a step may be taken meanwhile.
 
         Raises:
             CodecError: they do not decode.
         """
+        if isinstance(content, Packed):
+            return self._upload(lambda device: decode(content, device))
+        return self.normalise(decode_images(content))
+
+    def normalise(self, images_NCHW: NDArray[np.uint8]) -> Tensor:
+        """Return images as the network takes them, [N, C, H, W] on the device."""
+        pixels = torch.from_numpy(images_NCHW)
+        return self._upload(lambda device: normalise(pixels, self._mean, self._std, device))
+
+    def _upload(self, make: Callable[[torch.device], Tensor]) -> Tensor:
         device = self.trainee.device
         if device.type != "cuda":
-            return decode(activations, device).to(memory_format=torch.channels_last)
+            return make(device).to(memory_format=torch.channels_last)
         # Beside the kernels of the step under way, not behind them. The memory may go back to this stream as
         # soon as nobody holds it: a step that used it on the other one is over when `train` returns.
         uploads = _uploads(device)
         with torch.cuda.stream(uploads):
-            x_NCHW = decode(activations, device).to(memory_format=torch.channels_last)
+            x_NCHW = make(device).to(memory_format=torch.channels_last)
         uploads.synchronize()
         return x_NCHW
 
@@ -91,6 +107,11 @@ class Back:
         return dict(self._back.state_dict())
 
 
+def takes_images(run: Run) -> bool:
+    """Whether the back is the whole network."""
+    return find_strategy(run.strategy).sends_images
+
+
 @cache
 def _uploads(device: torch.device) -> torch.cuda.Stream:
     """Return the one stream for all that is decoded: what one has in its cache, no other can use."""
@@ -99,7 +120,8 @@ def _uploads(device: torch.device) -> torch.cuda.Stream:
 
 def _check_structure(run: Run, spec: ModelSpec) -> None:
     """Refuse what can be refused before the network's weights take time and memory."""
-    _check_same("activation shape", run.activation_shape, part(spec, run.split).activation_shape)
+    if not takes_images(run):
+        _check_same("activation shape", run.activation_shape, part(spec, run.split).activation_shape)
     bare = skeleton(spec)
     parameters = sum(parameter.numel() for parameter in bare.parameters())
     if parameters > MAX_PARAMETERS:

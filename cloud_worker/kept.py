@@ -58,7 +58,9 @@ def kept_bytes(run_dir: Path) -> int:
     total = 0
     for files in _all_sessions(run_dir):
         try:
-            total += max(files.reserved_bytes(), _used_bytes(files.directory))
+            # A complete one grows no more, and has let go of the images that it kept.
+            reserved = 0 if files.weights_file.exists() else files.reserved_bytes()
+            total += max(reserved, _used_bytes(files.directory))
         except CheckpointError:  # damaged, or removed by now
             total += _used_bytes(files.directory)
     return total

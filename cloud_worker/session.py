@@ -13,30 +13,37 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from cloud_worker.ahead import Ahead, Ready
 from cloud_worker.back import Back
+from cloud_worker.kept_gradients import KeptGradients, kept_gradients_bytes
+from cloud_worker.kept_images import KeptImages
 from cloud_worker.standing import Evaluation, Standing
 from cloud_worker.store import SessionFiles
 from cloud_worker.turns import Turns
 from common.checkpoint import tensors_to_bytes
-from common.codec import packed_bytes
-from common.errors import CapacityError, CloudError, FencedError, HeadwaterError, SessionError
+from common.codec import encode
+from common.data.augment import augment
+from common.errors import CapacityError, CloudError, CodecError, FencedError, HeadwaterError, SessionError
 from common.wire.messages import (
     Ack,
     Batch,
     End,
     EvaluationPart,
+    Gradient,
     Hello,
     Position,
     Record,
+    Reference,
     Run,
     Skip,
     Status,
     Welcome,
 )
+from common.wire.records import gradient_to_bytes, max_content_bytes
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +99,8 @@ class Session:
         self._stream: Stream | None = None
         self._generation = files.read()[1]
         self._standing = Standing()
+        self._images = KeptImages(files.images_file, run.kept_images, run.input_shape)
+        self._gradients = KeptGradients(files.gradients, kept_gradients_bytes(run))
         self._number = 0  # of the newest checkpoint
         self._saved_at = clock()
         self.failed = False
@@ -123,10 +132,10 @@ class Session:
             if hello.generation > self._generation:
                 self._files.write(self.run, hello.generation)
                 self._generation = hello.generation
+            self._forget(hello.losses_from)
             if self._stream is not None:
                 self._stream.end(FencedError(TAKEN_OVER))
             self._stream = stream
-            self._standing.forget_losses(hello.losses_from)
             status = self.status()
             return Welcome(
                 applied=status.applied,
@@ -143,9 +152,7 @@ class Session:
     @property
     def max_record_bytes(self) -> int:
         """The largest record that this run can need: one batch at its full width, and some room."""
-        shape = (self.run.batch_size, *self.run.activation_shape)
-        raw = packed_bytes(shape, self.run.bits)
-        return raw + raw // 64 + 16 * self.run.activation_shape[0] + 8 * self.run.batch_size + 4096
+        return max_content_bytes(self.run, self.run.bits)
 
     def detach(self, stream: Stream) -> None:
         """Forget `stream`; what it applied stays in memory until it reconnects, and is saved."""
@@ -185,6 +192,8 @@ class Session:
                     "the edge must say in losses_from which of them it has on its disk"
                 )
             if isinstance(record, Batch):
+                if self.run.gradient_bits:
+                    self._gradients.check_room()
                 self._train(record, ready)
             elif isinstance(record, EvaluationPart):
                 self._evaluate(record, ready)
@@ -198,15 +207,30 @@ class Session:
         self._expect(batch.seq)
         with self._turns:
             started = self._clock()
+            x_NCHW = self._inputs(batch, ready)  # refused before anything is changed
             try:
-                loss = self._back.train(batch.seq, self._activations(batch, ready), batch.labels)
-            except HeadwaterError:  # refused before anything was changed
-                raise
+                loss = self._step(batch, x_NCHW)
             except BaseException:
                 self.failed = True
                 raise
+            self._images.commit()
             busy_s = self._clock() - started
         self._standing.tell(batch.after, losses=[loss], busy_s=busy_s, batches_applied=1)
+
+    def _step(self, batch: Batch, x_NCHW: Tensor) -> float:
+        if not self.run.gradient_bits:
+            return self._back.train(batch.seq, x_NCHW, batch.labels)
+        x_NCHW.requires_grad_()
+        loss = self._back.train(batch.seq, x_NCHW, batch.labels)
+        assert x_NCHW.grad is not None  # the loss depends on it
+        try:
+            gradient = Gradient(batch.seq, encode(x_NCHW.grad, self.run.gradient_bits))
+        except CodecError as error:
+            raise CodecError(
+                f"the gradient of batch {batch.seq} is not finite; the training has diverged: lower --lr"
+            ) from error
+        self._gradients.keep(batch.seq, gradient_to_bytes(gradient))
+        return loss
 
     def _evaluate(self, part: EvaluationPart, ready: Ready) -> None:
         self._expect(part.batches)
@@ -215,7 +239,7 @@ class Session:
         else:
             self._standing.evaluation.check(part, expected=self._standing.applied.parts)
         with self._turns:
-            correct, loss_sum = self._back.evaluate(self._activations(part, ready), part.labels)
+            correct, loss_sum = self._back.evaluate(self._inputs(part, ready), part.labels)
         self._standing.evaluation.add(correct, loss_sum, len(part.labels))
         results = []
         if part.part + 1 == part.num_parts:
@@ -225,8 +249,15 @@ class Session:
             log.info("session %s: accuracy %.1f%% at %s", self._files.name, 100 * accuracy, self.progress)
         self._standing.tell(part.after, results=results)
 
-    def _activations(self, record: Batch | EvaluationPart, ready: Ready) -> Tensor:
-        return self._back.decode(record.activations) if ready.decoded is None else ready.decoded.result()
+    def _inputs(self, record: Batch | EvaluationPart, ready: Ready) -> Tensor:
+        if ready.decoded is not None:
+            return ready.decoded.result()
+        if not isinstance(record.content, Reference):
+            return self._back.decode(record.content)
+        assert isinstance(record, Batch)  # an evaluation refers to nothing
+        # As the edge does where it resends them: a function of seed, epoch and each image's number.
+        epoch, numbers = record.seq // self.run.batches_per_epoch, np.array(record.content.images, np.int64)
+        return self._back.normalise(augment(self._images.take(record.content), numbers, self.run.seed, epoch))
 
     def _expect(self, batches: int) -> None:
         expected = self._standing.applied.batches
@@ -242,13 +273,30 @@ class Session:
         """Return the news for a stream that has told the losses and results before these numbers."""
         return self._standing.ack(received_bytes, losses_from, results_from)
 
+    def gradient(self, seq: int) -> bytes:
+        """Return what batch `seq`, which is applied, gave for its activations.
+
+        Raises:
+            SessionError: the edge had said that it needs it no more.
+            CheckpointError: it is damaged.
+        """
+        return self._gradients.read(seq)
+
+    def gradients_through(self, applied: Position) -> int:
+        """Return below which batch there are gradients once so much is applied; 0 where none come back."""
+        return min(applied.batches, self.run.total_batches) if self.run.gradient_bits else 0
+
     def note(self, losses_from: int, save: bool, stream: Stream) -> None:
         """Take the edge's note; a save happens once the record under way is done."""
         with self._lock:
             self.check_current(stream)
-            self._standing.forget_losses(losses_from)
+            self._forget(losses_from)
             if save:
                 self._make_durable()
+
+    def _forget(self, losses_from: int) -> None:
+        self._standing.forget_losses(losses_from)
+        self._gradients.forget(losses_from)
 
     def status(self) -> Status:
         """Return where the session stands."""
@@ -309,7 +357,8 @@ class Session:
             epoch = record.after.batches // self.run.batches_per_epoch
             log.info("session %s: epoch %d is trained, %s", self._files.name, epoch, self.progress)
         evaluated = isinstance(record, EvaluationPart) and record.part + 1 == record.num_parts
-        if epoch_ends or evaluated or self._clock() - self._saved_at >= self._checkpoint_every_s:
+        is_time = self._clock() - self._saved_at >= self._checkpoint_every_s
+        if epoch_ends or evaluated or is_time or self._gradients.save_is_due:
             self._save()
 
     def _save(self) -> None:
@@ -318,11 +367,20 @@ class Session:
             summary = {**asdict(self._standing.counters), **asdict(self.run)}
             self._files.finish(tensors_to_bytes(self._back.state_dict()), summary)
         tensors = self._back.trainee.state()
+        self._images.sync()
+        self._gradients.save()
+        tensors.update(self._images.state())
         tensors["losses"] = torch.tensor(self._standing.losses(), dtype=torch.float64)
         self._files.save_state(self._number + 1, tensors, self._standing.numbers())
         self._number += 1
         self._standing.note_saved()
         self._saved_at = self._clock()
+        self._let_go_of_images()
+
+    def _let_go_of_images(self) -> None:
+        """Delete the images of a run that is complete, whichever checkpoint it is loaded from."""
+        if self.finished and self._standing.is_durable:
+            self._images.remove()
 
     def _restore(self) -> None:
         states = self._files.load_states()
@@ -331,8 +389,11 @@ class Session:
         older = states[1].numbers["applied"] if len(states) > 1 else [0]
         self._number, tensors, numbers = states[0]
         losses = tensors.pop("losses").tolist()
+        self._images.load_state(tensors)
         self._back.trainee.load_state(tensors)
         self._standing.restore(numbers, losses, durable=Position(*older))
+        self._gradients.restore(self._standing.applied.batches)
+        self._let_go_of_images()
         if not self.finished:
             self._standing.tell(resumes=1)
 

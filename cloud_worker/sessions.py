@@ -13,6 +13,8 @@ import torch
 from cloud_worker.ahead import Ahead
 from cloud_worker.back import Back
 from cloud_worker.kept import bytes_to_reserve, kept_bytes
+from cloud_worker.kept_gradients import kept_gradients_bytes
+from cloud_worker.kept_images import kept_images_bytes
 from cloud_worker.limits import Limits
 from cloud_worker.memory import release_what_is_left
 from cloud_worker.session import Session, check_nothing_lost
@@ -123,7 +125,7 @@ class Sessions:
             run = files.read()[0]
         back = self._build(run)
         if not files.exists():
-            needed = bytes_to_reserve(back.state_dict())
+            needed = bytes_to_reserve(back.state_dict()) + kept_images_bytes(run) + kept_gradients_bytes(run)
             self.limits.check_kept(kept_bytes(self._run_dir), needed)
             files.create(run, caller, needed)
             log.info("session %s is opened by %s", files.directory.name, caller or "an edge without a name")

@@ -3,6 +3,8 @@
 RUN_DIR/lock                      held while a server runs on RUN_DIR
 RUN_DIR/<session>/session.json    owner, the agreed run, and the highest generation served
 RUN_DIR/<session>/checkpoints/    the last two states of the back
+RUN_DIR/<session>/images.bin      what a run with --images once has sent, until it is complete
+RUN_DIR/<session>/gradients/      what has been sent since the edge's last checkpoints, with split-learning
 RUN_DIR/<session>/back.safetensors, summary.json    written when the run is complete
 """
 
@@ -60,6 +62,16 @@ class SessionFiles:
     def weights_file(self) -> Path:
         """The back's weights, once the run is complete."""
         return self.directory / "back.safetensors"
+
+    @property
+    def images_file(self) -> Path:
+        """The images that the session keeps, while the run goes on."""
+        return self.directory / "images.bin"
+
+    @property
+    def gradients(self) -> Path:
+        """Where the gradients lie that the edge may need again."""
+        return self.directory / "gradients"
 
     def exists(self) -> bool:
         """Tell whether the session was ever opened."""

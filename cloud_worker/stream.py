@@ -18,13 +18,15 @@ from cloud_worker.limits import Limits
 from cloud_worker.session import Session
 from common.errors import CloudError, HeadwaterError, WireError
 from common.units import format_duration
-from common.wire.convert import record_from_bytes
 from common.wire.messages import Ack, Chunk, Hello, Note, Request
-from common.wire.reassembly import Reassembly
+from common.wire.reassembly import Reassembly, chunks_of
+from common.wire.records import record_from_bytes
 
 HEARTBEAT_S = 5.0
 # What a waiting record takes beside its bytes: the shortest has two, and there may be many.
 RECORD_OVERHEAD_BYTES = 128
+# Small, so that an edge behind a slow link sees that something comes.
+GRADIENT_CHUNK_BYTES = 64 << 10
 
 
 class Requests(Protocol):
@@ -54,9 +56,10 @@ class TrainStream:
         self._failure: BaseException | None = None  # a bug, not an expected failure
         self._losses_told = hello.losses_from
         self._results_told = 0
+        self._gradients_told = hello.gradients_from
 
-    def serve(self, requests: Requests) -> Iterator[Ack]:
-        """Yield acks until the stream is over; raises what ended it, if it was an error."""
+    def serve(self, requests: Requests) -> Iterator[Ack | Chunk]:
+        """Yield acks and gradients until the stream is over; raises what ended it, if it was an error."""
         threads = [
             threading.Thread(target=self._guarded, args=(self._read, requests), daemon=True),
             threading.Thread(target=self._guarded, args=(self._prepare_all,), daemon=True),
@@ -66,7 +69,7 @@ class TrainStream:
             for thread in threads:
                 thread.start()
             while self._wait_for_news():
-                yield self._ack()
+                yield from self._tell_all()
         finally:
             self._stop()
             for thread in threads[1:]:
@@ -77,7 +80,7 @@ class TrainStream:
             raise self._failure
         if self._error is not None:
             raise self._error
-        yield self._ack()
+        yield from self._tell_all()
 
     def end(self, error: HeadwaterError) -> None:
         """End the stream with this error, as soon as the record under way is done."""
@@ -106,6 +109,13 @@ class TrainStream:
             self.end(
                 CloudError(f"nothing came for {limit}; what came before is saved: connect again to go on")
             )
+
+    def _tell_all(self) -> Iterator[Ack | Chunk]:
+        ack = self._ack()
+        yield ack  # first of all: a gradient is of a batch that was said to be applied
+        while self._gradients_told < self._session.gradients_through(ack.applied):
+            yield from chunks_of(self._session.gradient(self._gradients_told), GRADIENT_CHUNK_BYTES)
+            self._gradients_told += 1
 
     def _ack(self) -> Ack:
         ack = self._session.ack(self._received_bytes, self._losses_told, self._results_told)

@@ -1,4 +1,4 @@
-"""A strategy is data: where the network is cut, and whether the front has an exit."""
+"""A strategy is data: where the network is cut, whether there is an exit, whether a gradient comes back."""
 
 from dataclasses import dataclass
 
@@ -11,24 +11,33 @@ class Strategy:
 
     Attributes:
         name: as `--strategy` takes it.
-        cut: `split` at the split point, `output` behind the last layer.
-        exit: whether the edge's part learns from an early exit's loss, not from the network's own output.
+        cut: `input` before the first layer, `split` at the split point, `output` behind the last layer.
+        exit: whether the edge's part learns from an early exit's loss.
+        gradient: whether it learns from the gradient that comes back from the cloud.
     """
 
     name: str
     cut: str
     exit: bool
+    gradient: bool = False
 
     @property
     def uses_cloud(self) -> bool:
         """Whether there is anything behind the cut."""
         return self.cut != "output"
 
+    @property
+    def sends_images(self) -> bool:
+        """Whether images go up, as nothing lies before the cut."""
+        return self.cut == "input"
+
 
 STRATEGIES = {
     strategy.name: strategy
     for strategy in (
         Strategy(name="hierarchical", cut="split", exit=True),
+        Strategy(name="split-learning", cut="split", exit=False, gradient=True),
+        Strategy(name="full-cloud", cut="input", exit=False),
         Strategy(name="full-edge", cut="output", exit=False),
     )
 }

@@ -139,10 +139,10 @@ class Trainee:
         seed_torch(self._seed, self._side, "step", seq)
         self._optimiser.param_groups[0]["lr"] = self._optimisation.lr_at(seq)
 
-    def learn(self, loss: Tensor) -> None:
-        """Take one optimiser step on `loss`."""
+    def learn(self, output: Tensor, gradient: Tensor | None = None) -> None:
+        """Take one optimiser step on a loss, or on any output with the loss's gradient by it."""
         self._optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        output.backward(gradient)  # type: ignore[no-untyped-call]
         self._optimiser.step()
 
     def autocast(self) -> AbstractContextManager[None]:

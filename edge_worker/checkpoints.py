@@ -106,8 +106,12 @@ class EdgeCheckpoints:
 
     @property
     def losses_from(self) -> int:
-        """The cloud's losses below this are on disk, whichever checkpoint is resumed from."""
-        marks = [kept.mark.losses for kept in self._kept.values()]
+        """What the cloud tells of batches below this is needed no more, whichever checkpoint is resumed from.
+
+        Its losses are on disk. A cloud that is ahead may have told more of them than were trained here: their
+        gradients are still needed.
+        """
+        marks = [min(kept.mark.losses, kept.position.batches) for kept in self._kept.values()]
         return 0 if self._can_begin_anew else min(marks, default=0)
 
 

@@ -9,6 +9,7 @@ from common.wire.messages import Ack, Hello, Run, Welcome
 from edge_worker.checkpoints import EdgeCheckpoints
 from edge_worker.config import TrainConfig
 from edge_worker.counters import Counters, TrainingTime
+from edge_worker.gradients import Gradients
 from edge_worker.outbox import Outbox
 from edge_worker.rundir import Identity
 from edge_worker.runlog import RunLog
@@ -30,6 +31,7 @@ class Cloud:
     Attributes:
         welcome: its first word, where the run waited for it.
         last_ack: its last one so far.
+        gradients: those that came back; None where none do.
     """
 
     def __init__(
@@ -49,12 +51,18 @@ class Cloud:
         self.uplink: Uplink | None = None
         self.welcome: Welcome | None = None
         self.last_ack: Ack | None = None
+        self.gradients: Gradients | None = None
+        self._finished_after: int | None = None
         self._runlog: RunLog | None = None
         self._timing: TrainingTime | None = None
         self._heard: Callable[[int], None] = lambda batches: None
         if endpoint is not None:
             run = agreed_run()
-            self.uplink = Uplink(config, endpoint, lambda: self._hello(run), outbox, counters, self._on_ack)
+            if run.gradient_bits:
+                self.gradients = Gradients(run, outbox.changed, checkpoints.losses_from)
+            self.uplink = Uplink(
+                config, endpoint, lambda: self._hello(run), outbox, counters, self._on_ack, self.gradients
+            )
 
     def __enter__(self) -> "Cloud":
         return self
@@ -62,15 +70,27 @@ class Cloud:
     def __exit__(self, *_: object) -> None:
         if self.uplink is not None:
             # What waits is in the spool, or is computed again: no reason to wait behind a slow link.
-            self.uplink.close(in_order=self._outbox.settled >= self._outbox.end)
+            in_order = self._outbox.settled >= self._outbox.end
+            if in_order and self.gradients is not None and self._finished_after is not None:
+                self.uplink.note(losses_from=self._finished_after)
+            self.uplink.close(in_order=in_order)
+
+    def finished(self, total_batches: int) -> None:
+        """Have the cloud forget the gradients that it keeps: the run's results are on this disk."""
+        self._finished_after = total_batches
 
     def connect(self) -> None:
         """Wait for the cloud's Welcome, where there is a cloud."""
         if self.uplink is not None:
             self.welcome = self.uplink.connect()
 
-    def start(self, runlog: RunLog, timing: TrainingTime, heard: Callable[[int], None]) -> None:
-        """Begin to send; `heard` is called with how many batches are applied, whenever the cloud says it."""
+    def start(self, done: int, runlog: RunLog, timing: TrainingTime, heard: Callable[[int], None]) -> None:
+        """Begin to send, with so many batches trained.
+
+        `heard` is called with how many are applied, whenever the cloud says it.
+        """
+        if self.gradients is not None:
+            self.gradients.start(done)
         self._runlog, self._timing, self._heard = runlog, timing, heard
         if self.uplink is not None:
             self.uplink.start()

@@ -50,7 +50,11 @@ class TrainConfig(Access):
     """Settings of one run; each field is a flag."""
 
     cloud: str = flag("127.0.0.1:50051", "HOST:PORT of the cloud worker")
-    strategy: str = flag("hierarchical", "hierarchical, or full-edge to train the whole network here")
+    strategy: str = flag(
+        "hierarchical",
+        "hierarchical; split-learning, where gradients come back; full-cloud to send the images and train "
+        "all there; full-edge to train all here",
+    )
     model: str = flag("resnet18", "a name from `edge-worker models`")
     stem: str = flag(
         "imagenet", "first layers of a ResNet: imagenet (torchvision's) or cifar (3x3, stride 1)"
@@ -73,6 +77,12 @@ class TrainConfig(Access):
     warmup: int = flag(100, "batches of linear warm-up, at most half the run", type=int)
     precision: str = flag("auto", "float32, bfloat16, or auto: bfloat16 where the device computes in it")
     bits: int = flag(4, "bits of one activation on the wire: 8, 4, 2, or 32 for none lost", type=int)
+    images: str = flag(
+        "resend", "with full-cloud: resend the images in each epoch, or send them once for the cloud to keep"
+    )
+    gradient_bits: int = flag(
+        8, "with split-learning: bits of one value of the gradient that comes back, as --bits", type=int
+    )
     link_rate: float | None = flag(
         None, f"emulate an uplink of this rate, such as 10mbit, or a preset ({PRESETS_HELP})", type=RATE
     )
@@ -137,10 +147,17 @@ class TrainConfig(Access):
             raise ConfigError(f"--lr must be above 0, got {self.lr}")
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"--momentum must be in [0, 1), got {self.momentum}")
-        if self.spool_full not in ("wait", "drop"):
-            raise ConfigError(f"--spool-full must be wait or drop, got {self.spool_full!r}")
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise ConfigError(f"--precision must be auto, float32 or bfloat16, got {self.precision!r}")
+        self._one_of("spool_full", "wait", "drop")
+        self._one_of("images", "resend", "once")
+        self._one_of("precision", "auto", "float32", "bfloat16")
+        if self.spool_full == "drop" and (self.sends_once or find_strategy(self.strategy).gradient):
+            what = "--images once" if self.sends_once else f"--strategy {self.strategy}"
+            raise ConfigError(f"{what} needs --spool-full wait, as no batch can be given up there; got drop")
+
+    @property
+    def sends_once(self) -> bool:
+        """Whether each image goes up once, for the cloud to keep."""
+        return find_strategy(self.strategy).sends_images and self.images == "once"
 
     @property
     def shares_machine(self) -> bool:
@@ -148,6 +165,13 @@ class TrainConfig(Access):
         return find_strategy(self.strategy).uses_cloud and is_loopback(
             split_address(self.cloud, "--cloud")[0]
         )
+
+    def _one_of(self, name: str, *words: str) -> None:
+        if getattr(self, name) not in words:
+            wanted = ", ".join(words[:-1])
+            raise ConfigError(
+                f"--{name.replace('_', '-')} must be {wanted} or {words[-1]}, got {getattr(self, name)!r}"
+            )
 
     def _at_least(self, name: str, least: int) -> None:
         value = getattr(self, name)

@@ -33,7 +33,7 @@ class Totals:
         delivered_bytes: record bytes that the cloud confirmed, evaluation excluded.
         edge_busy_s: seconds in which the edge trained, or its training waited for the encoder; what both do
             at the same time counts once.
-        edge_wait_s: seconds in which it waited for room in the spool.
+        edge_wait_s: seconds in which it waited for room in the spool, or for gradients that come back.
         link_busy_s: seconds in which the uplink carried training records.
         train_wall_s: see `TrainingTime`.
         edge_peak_rss_bytes: the largest memory of any life.

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from common.strategies import find_strategy
 from common.units import format_duration, format_rate, format_size
 from edge_worker.config import TrainConfig
 from edge_worker.counters import Counters
@@ -167,7 +168,8 @@ def print_summary(summary: dict[str, Any]) -> None:
         table.add_row(name, value)
     # A pipe has no width: wide enough for any row.
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else 80).print(table)
-    if summary["cloud_accuracy"] is not None and summary["cloud_accuracy"] < summary["edge_accuracy"] + 0.01:
+    exit_, whole = summary["edge_accuracy"], summary["cloud_accuracy"]
+    if exit_ is not None and whole is not None and whole < exit_ + 0.01:
         click.echo(
             "The whole network is not a point better than the exit: in this run the back added little."
         )
@@ -180,8 +182,15 @@ def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         return "-" if value is None else f"{value:.2%}"
 
     rows = [("epochs, batches, images", f"{s['epochs']}, {s['batches']}, {s['samples']}")]
-    if s["split"] is None:
+    strategy = find_strategy(s["strategy"])
+    if not strategy.uses_cloud:
         rows.append(("accuracy", percent(s["edge_accuracy"])))
+    elif strategy.sends_images:
+        again = "in each epoch" if s["images"] == "resend" else "once"
+        rows += [("images sent", again), ("accuracy", percent(s["cloud_accuracy"]))]
+    elif strategy.gradient:
+        bits = f"{s['split']}, {s['bits']}, {s['gradient_bits']}"
+        rows += [("split, bits up, bits down", bits), ("accuracy", percent(s["cloud_accuracy"]))]
     else:
         rows += [
             ("split, bits", f"{s['split']}, {s['bits']}"),
@@ -192,7 +201,7 @@ def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("training time", format_duration(s["train_wall_s"])),
         ("edge busy", format_duration(s["edge_busy_s"])),
     ]
-    if s["split"] is not None:
+    if strategy.uses_cloud:
         rows += [
             ("link busy", format_duration(s["link_busy_s"])),
             ("cloud busy", format_duration(s["cloud_busy_s"])),

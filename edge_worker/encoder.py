@@ -1,33 +1,48 @@
-"""Encodes beside the training: what one step leaves is packed and offered while the next one runs."""
+"""Encodes beside the training: what one step leaves is coded and offered while the next one runs."""
 
+import logging
 import queue
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from common.codec import Packed, encode
+from common.codec import CodedImages, Packed, encode, encode_images, measure_codings
+from common.data.datasets import ImageSet
+from common.errors import CodecError
+from common.strategies import Strategy
 from common.wire.messages import Record
 from edge_worker.outbox import Outbox
 
+log = logging.getLogger(__name__)
+
+# Of training images, on which their codings are tried.
+CODING_SAMPLE_PIXELS = 1 << 19
 # Batches that wait while another is encoded: one more could not make it faster, and would take its memory.
 DEPTH = 1
 
 
+Content: TypeAlias = Packed | CodedImages | None  # None for no images at all
+
+
 class Job(NamedTuple):
-    """Activations to encode.
+    """Activations or images to encode.
 
     Attributes:
         activations: [N, C, H, W]; nobody changes them any more.
+        computed: on CUDA, happens once they are computed.
         record_of: makes the record of what they are encoded to.
     """
 
     activations: Tensor
-    record_of: Callable[[Packed], Record]
+    computed: torch.cuda.Event | None
+    record_of: Callable[[Content], Record]
 
 
 class Encoder:
@@ -35,12 +50,12 @@ class Encoder:
 
     Args:
         outbox: where records go; while it is full, putting waits.
-        bits: of one activation.
+        encode: codes one batch [N, C, H, W]; never called with N = 0.
     """
 
-    def __init__(self, outbox: Outbox, bits: int) -> None:
+    def __init__(self, outbox: Outbox, encode: Callable[[Tensor], Content]) -> None:
         self._outbox = outbox
-        self._bits = bits
+        self._encode_one = encode
         self._jobs: queue.Queue[Job | None] = queue.Queue(DEPTH)
         self._failure: Exception | None = None
         self._waited_s = 0.0  # for room in the outbox
@@ -59,22 +74,25 @@ class Encoder:
         self._jobs.put(None)
         self._thread.join()
 
-    def put(self, activations: Tensor, record_of: Callable[[Packed], Record]) -> float:
+    def put(self, activations: Tensor, record_of: Callable[[Content], Record]) -> float:
         """Have activations encoded and offered; waits while those before take their time.
 
         Args:
-            activations: floating point [N, C, H, W], computed by now; not to be changed any more.
+            activations: [N, C, H, W]; not to be changed any more.
             record_of: makes the record of them.
 
         Returns:
             Seconds that it waited for room in the outbox.
 
         Raises:
-            CodecError: activations that were put before cannot be encoded.
+            CodecError: what was put before cannot be encoded.
             HeadwaterError: the outbox takes nothing any more, for this reason.
         """
         started, before_s = time.monotonic(), self._waited_s
-        self._jobs.put(Job(activations, record_of))
+        computed = None
+        if activations.is_cuda:  # perhaps by kernels that are still to run
+            computed = torch.cuda.current_stream(activations.device).record_event()
+        self._jobs.put(Job(activations, computed, record_of))
         self._check()
         return min(self._waited_s - before_s, time.monotonic() - started)
 
@@ -112,11 +130,46 @@ class Encoder:
                 del job  # its activations are let go of before the next ones are waited for
                 self._jobs.task_done()
 
-    def _encode(self, job: Job) -> Packed:
-        if not job.activations.is_cuda:
-            return encode(job.activations, self._bits)
+    def _encode(self, job: Job) -> Content:
+        if not len(job.activations):
+            return None
+        if job.computed is None:
+            return self._encode_one(job.activations)
         # Beside the kernels of the next step, not behind them.
         if self._stream is None:
             self._stream = torch.cuda.Stream(job.activations.device)  # type: ignore[no-untyped-call]
+        self._stream.wait_event(job.computed)
         with torch.cuda.stream(self._stream):
-            return encode(job.activations, self._bits)
+            return self._encode_one(job.activations)
+
+
+def encoding_of(
+    strategy: Strategy, bits: int, image_set: ImageSet, batch_size: int
+) -> Callable[[Tensor], Packed | CodedImages]:
+    """Return what codes a batch of what goes up; for images, in the coding that takes the fewest bytes.
+
+    Args:
+        strategy: says whether it is images.
+        bits: of one activation.
+        image_set: is sampled to try the codings on.
+        batch_size: images in a batch; they are coded together.
+    """
+    if not strategy.sends_images:
+        return partial(encode, bits=bits)
+    height, width = image_set.images(np.arange(1, dtype=np.int64)).shape[2:]
+    count = max(1, min(len(image_set), batch_size, CODING_SAMPLE_PIXELS // (height * width)))
+    sizes = measure_codings(image_set.images(np.arange(count, dtype=np.int64) * len(image_set) // count))
+    coding = next(iter(sizes))
+    told = ", ".join(f"{name} {size / count:.0f}" for name, size in sizes.items())
+    log.info("images go up as %s (bytes for each: %s)", coding, told)
+    return lambda images_NCHW: _encode_images(images_NCHW, coding)
+
+
+def _encode_images(images_NCHW: Tensor, coding: str) -> CodedImages:
+    """Encode in this coding, or in zstd where it cannot hold so many images or is of no use for them."""
+    images = images_NCHW.numpy()
+    try:
+        coded = encode_images(images, coding)
+    except CodecError:
+        return encode_images(images, "zstd")
+    return coded if len(coded.data) < images.nbytes else encode_images(images, "zstd")

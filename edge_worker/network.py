@@ -15,14 +15,16 @@ class EdgeNetwork:
     """What the edge trains, and what identifies the whole.
 
     Attributes:
-        front: images [N, C, H, W] -> activations, or logits where the cut is behind the output.
-        exit: activations -> logits [N, num_classes]; None where the front ends in logits.
-        activation_shape: [C, H, W] of one image's activations; None without an exit.
+        front: images [N, C, H, W] -> activations, or logits where the cut is behind the output; None where
+            it is before the first layer.
+        exit: activations -> logits [N, num_classes]; None where the strategy has none.
+        activation_shape: [C, H, W] of what goes up for one image; None where nothing does, and the front ends
+            in logits.
         structure_digest: of the whole network.
         weights_digest: of its initial weights.
     """
 
-    front: nn.Module
+    front: nn.Module | None
     exit: nn.Module | None
     activation_shape: tuple[int, ...] | None
     structure_digest: str
@@ -39,8 +41,12 @@ def build_network(spec: ModelSpec, strategy: Strategy, split: str, exit_kind: st
     digests = {"structure_digest": structure_digest(model), "weights_digest": weights_digest(model)}
     if strategy.cut == "output":
         return EdgeNetwork(front=model, exit=None, activation_shape=None, **digests)
+    if strategy.sends_images:
+        return EdgeNetwork(front=None, exit=None, activation_shape=spec.input_shape, **digests)
     halves = cut(model, spec, split)
-    exit_head = build_exit(exit_kind, halves.activation_shape, spec.num_classes, seed)
+    exit_head = (
+        build_exit(exit_kind, halves.activation_shape, spec.num_classes, seed) if strategy.exit else None
+    )
     return EdgeNetwork(
         front=halves.front, exit=exit_head, activation_shape=halves.activation_shape, **digests
     )

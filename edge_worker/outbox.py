@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from itertools import islice
 
 from common.errors import HeadwaterError, SessionError
-from common.wire.convert import record_to_bytes
 from common.wire.messages import End, EvaluationPart, Position, Record, Skip
+from common.wire.records import record_to_bytes
 from edge_worker.spool import Spool
 from edge_worker.spool_file import Entry, Kept
 

@@ -24,6 +24,7 @@ from edge_worker.cloud import Cloud
 from edge_worker.config import TrainConfig
 from edge_worker.counters import Counters, TrainingTime
 from edge_worker.display import Display
+from edge_worker.encoder import encoding_of
 from edge_worker.front import Front
 from edge_worker.loop import Plan, TrainingLoop
 from edge_worker.network import EdgeNetwork, build_network
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 
 # Later than any place in a stream.
 EVERYTHING = Position(1 << 62)
+PIXEL_BITS = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +85,9 @@ class Work:
     """Everything that is built before the run directory is touched: wrong settings leave no trace."""
 
     def __init__(self, settings: TrainConfig, strategy: Strategy) -> None:
-        if settings.bits not in WIDTHS:
-            raise ConfigError(f"--bits must be one of {', '.join(map(str, WIDTHS))}, got {settings.bits}")
+        for name, bits in (("--bits", settings.bits), ("--gradient-bits", settings.gradient_bits)):
+            if bits not in WIDTHS:
+                raise ConfigError(f"{name} must be one of {', '.join(map(str, WIDTHS))}, got {bits}")
         # Kept with the run: another number of threads may round otherwise.
         threads = use_threads(settings.threads, settings.shares_machine)
         self.settings = settings = replace(settings, threads=threads)
@@ -122,18 +125,28 @@ class Work:
             warmup=config.warmup,
             total_batches=self.plan.total_batches,
         )
-        modules = {"front": self.network.front}
-        if self.network.exit is not None:
-            modules["exit"] = self.network.exit
+        self.device = device
         self.precision = resolve_precision(config.precision, device)
-        trainee = Trainee(modules, self.optimisation, self.precision, device, config.seed, "edge")
-        self.front = Front(self.network, trainee, self.dataset.mean, self.dataset.std)
+        self.front = Front(self.network, self._trainee(), self.dataset.mean, self.dataset.std)
+        self.encode = encoding_of(strategy, config.bits, self.dataset.train, config.batch_size)
         self._check_spool()
+
+    def _trainee(self) -> Trainee | None:
+        modules = {"front": self.network.front, "exit": self.network.exit}
+        trained = {name: module for name, module in modules.items() if module is not None}
+        if not trained:
+            return None
+        return Trainee(trained, self.optimisation, self.precision, self.device, self.settings.seed, "edge")
+
+    @property
+    def bits(self) -> int:
+        """Of one value that goes up, at most."""
+        return PIXEL_BITS if self.strategy.sends_images else self.config.bits
 
     def _check_spool(self) -> None:
         if self.network.activation_shape is None:
             return
-        batch = packed_bytes((self.config.batch_size, *self.network.activation_shape), self.config.bits)
+        batch = packed_bytes((self.config.batch_size, *self.network.activation_shape), self.bits)
         if self.config.spool < 2 * batch:
             wanted, got = format_size(2 * batch), format_size(self.config.spool)
             raise ConfigError(f"--spool must hold two batches, {wanted} here, got {got}")
@@ -147,10 +160,8 @@ class Work:
         counters = Counters(run_dir.counters_file, time.monotonic)
         with ExitStack() as stack:
             stop = stack.enter_context(stop_on_signals())
-            log.info(
-                "device %s, threads %d, %s", self.front.trainee.device, self.config.threads, self.precision
-            )
-            if self.front.trainee.device.type == "cpu" and not is_compiled():
+            log.info("device %s, threads %d, %s", self.device, self.config.threads, self.precision)
+            if self.device.type == "cpu" and not is_compiled():
                 log.info("the codec is not compiled, which makes it slower: install again with a C compiler")
             spool = self._open_spool(run_dir, stack)
             outbox = Outbox(
@@ -202,7 +213,7 @@ class Work:
             checkpoint = checkpoints.newest_up_to(max(settled, spool.end or settled))
             outbox.start(checkpoint.position, settled)
         if checkpoint.tensors is not None:
-            self.front.trainee.load_state(checkpoint.tensors)
+            self.front.load_state(checkpoint.tensors)
             log.info("resuming from batch %d of %d", checkpoint.position.batches, self.plan.total_batches)
         return checkpoint
 
@@ -225,7 +236,7 @@ class Work:
         with Display(self.config, self.plan, counters, outbox) as display:
             runlog = RunLog(run_dir.metrics_file, per_epoch, checkpoint.mark, display.event)
             display.start(done, applied, runlog.accuracies())
-            cloud.start(runlog, timing, display.heard)
+            cloud.start(done, runlog, timing, display.heard)
             loop = TrainingLoop(
                 config=self.config,
                 plan=self.plan,
@@ -239,6 +250,8 @@ class Work:
                 timing=timing,
                 checkpoints=checkpoints,
                 stop=stop.event,
+                encode=self.encode,
+                gradients=cloud.gradients,
             )
             finished = loop.run(checkpoint.position)
             if finished:
@@ -253,6 +266,7 @@ class Work:
             self.config, self.plan, self.dataset, self.precision, totals, runlog, cloud.last_ack
         )
         self._write_results(run_dir, summary)
+        cloud.finished(self.plan.total_batches)
         return summary, loop.done
 
     def _write_results(self, run_dir: RunDir, summary: dict[str, Any]) -> None:
@@ -262,19 +276,19 @@ class Work:
     def agreed_run(self) -> Run:
         """Return what the cloud must agree on."""
         assert self.network.activation_shape is not None  # only strategies with a cloud ask
-        config = self.config
+        config, images = self.config, self.strategy.sends_images
         return Run(
             strategy=config.strategy,
             model=config.model,
             stem=config.stem,
             classifier=config.classifier,
-            split=config.split,
+            split="input" if images else config.split,
             input_shape=self.spec.input_shape,
             num_classes=self.spec.num_classes,
             activation_shape=self.network.activation_shape,
             structure_digest=self.network.structure_digest,
             weights_digest=self.network.weights_digest,
-            bits=config.bits,
+            bits=self.bits,
             batch_size=config.batch_size,
             total_batches=self.plan.total_batches,
             seed=config.seed,
@@ -284,4 +298,8 @@ class Work:
             weight_decay=config.weight_decay,
             warmup=config.warmup,
             batches_per_epoch=self.plan.batches_per_epoch,
+            mean=self.dataset.mean if images else (),
+            std=self.dataset.std if images else (),
+            gradient_bits=config.gradient_bits if self.strategy.gradient else 0,
+            kept_images=len(self.dataset.train) if config.sends_once else 0,
         )

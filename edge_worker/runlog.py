@@ -57,8 +57,8 @@ class RunLog:
         self._results = {result["batches"]: EvaluationResult(**result) for result in mark.results}
         self.edge_accuracy = mark.edge_accuracy
 
-    def edge_batch(self, seq: int, loss: float, lr: float) -> None:
-        """One step of the edge."""
+    def edge_batch(self, seq: int, loss: float | None, lr: float | None) -> None:
+        """One step of the edge; what does not apply to its strategy is None."""
         with self._lock:
             self._write("edge", seq, self._epoch(seq), loss=_finite(loss), lr=lr)
 
@@ -132,6 +132,6 @@ class RunLog:
         self._on_event(event)
 
 
-def _finite(loss: float) -> float | None:
+def _finite(loss: float | None) -> float | None:
     """Return what JSON can hold: NaN stands for a batch that was skipped, or for a run that diverged."""
-    return loss if math.isfinite(loss) else None
+    return loss if loss is not None and math.isfinite(loss) else None

@@ -22,7 +22,7 @@ def make_summary(
 ) -> dict[str, Any]:
     """Return the summary; `ack` is the cloud's last word, None where there was no cloud."""
     strategy = find_strategy(config.strategy)
-    cloud = strategy.uses_cloud
+    cloud, split = strategy.uses_cloud, strategy.cut == "split"
     left_over = len(dataset.train) - (plan.batches_per_epoch - 1) * config.batch_size
     per_epoch = (plan.batches_per_epoch - 1) * config.batch_size + min(config.batch_size, left_over)
     wall = totals.train_wall_s
@@ -32,11 +32,13 @@ def make_summary(
         "model": config.model,
         "stem": config.stem,
         "classifier": config.classifier,
-        "split": config.split if cloud else None,
+        "split": config.split if split else None,
         "exit": config.exit if strategy.exit else None,
         "dataset": config.dataset,
         "seed": config.seed,
-        "bits": config.bits if cloud else None,
+        "bits": config.bits if split else None,
+        "gradient_bits": config.gradient_bits if strategy.gradient else None,
+        "images": config.images if strategy.sends_images else None,
         "epochs": config.epochs,
         "batch_size": config.batch_size,
         "batches": plan.total_batches,
@@ -58,7 +60,8 @@ def make_summary(
         "resumes": totals.lives - 1,
         "edge_peak_rss_bytes": totals.edge_peak_rss_bytes,
         "cloud_peak_rss_bytes": ack.counters.peak_rss_bytes if ack is not None else None,
-        "precision": precision,
+        # What each device makes of `auto` is its own: where the edge trains nothing, it cannot say.
+        "precision": config.precision if strategy.sends_images else precision,
         "input_shape": list(dataset.image_shape),
         "classes": list(dataset.classes),
         "mean": list(dataset.mean),

@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -20,9 +21,20 @@ from common.logs import one_line, short_reason
 from common.wire import convert
 from common.wire.checks import check_reply
 from common.wire.generated import training_pb2_grpc as pb_grpc
-from common.wire.messages import PROTOCOL_VERSION, Ack, Hello, Note, Position, Run, Welcome
+from common.wire.messages import (
+    PROTOCOL_VERSION,
+    Ack,
+    Chunk,
+    Hello,
+    Note,
+    Position,
+    Reply,
+    Run,
+    Welcome,
+)
 from edge_worker.config import TrainConfig
 from edge_worker.counters import Counters
+from edge_worker.gradients import Gradients
 from edge_worker.outbox import Outbox
 from edge_worker.replies import Replies, SilentError
 from edge_worker.sender import Sender
@@ -69,6 +81,7 @@ class Uplink:
         outbox: what to send.
         counters: where bytes and busy times are counted.
         on_ack: called with each Ack, in order, on the uplink's thread.
+        gradients: takes those that come back; None where none do.
     """
 
     def __init__(
@@ -79,6 +92,7 @@ class Uplink:
         outbox: Outbox,
         counters: Counters,
         on_ack: Callable[[Ack], None],
+        gradients: Gradients | None = None,
     ) -> None:
         self._config = config
         self._cloud = cloud
@@ -86,6 +100,7 @@ class Uplink:
         self._outbox = outbox
         self._counters = counters
         self._on_ack = on_ack
+        self._gradients = gradients
         self._changed = outbox.changed
         self._welcome: Welcome | None = None
         self._started = False  # the loop has said where it starts; records may be sent
@@ -182,7 +197,7 @@ class Uplink:
                 else:
                     what = "lost the cloud" if self._welcome else f"no cloud answers at {self._config.cloud}"
                     why = refusal or f"{what} ({lost})"
-                    goes_on = "training goes on"
+                    goes_on = "training goes on" if self._gradients is None else "training waits"
                     if self._outbox.complete or self._outbox.blocked:
                         goes_on = "what is left is sent then" if self._outbox.complete else "training waits"
                     log.warning("%s; trying again in %.1f s, %s", why, pause, goes_on)
@@ -203,6 +218,8 @@ class Uplink:
     def _run_stream(self) -> None:
         """Run one stream to its end; raises StreamLostError where another one should follow."""
         hello = self._make_hello()
+        if self._gradients is not None:
+            hello = replace(hello, gradients_from=self._gradients.restart())
         stream = Sender(self._config, self._outbox, self._counters, lambda: self._closing, self._take_note)
         replies: Replies | None = None
         channel = self._cloud.open([("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)])
@@ -218,14 +235,8 @@ class Uplink:
             if not self._started:
                 return  # the run failed to start; nobody listens
             stream.welcomed.set()
-            while (ack := _next(replies, hello.run, SILENCE_S)) is not None:
-                if not isinstance(ack, Ack):
-                    raise errors.WireError("the cloud may say Welcome only once")
-                stream.acknowledged(ack)
-                # First what it tells: once all is confirmed, nobody waits for it any more.
-                self._on_ack(ack)
-                self._outbox.confirm(ack.applied, ack.durable)
-                self._ask_for_room(ack)
+            while (reply := _next(replies, hello.run, SILENCE_S)) is not None:
+                self._take(reply, stream)
             if not self._closing:
                 raise StreamLostError("the cloud ended the stream")
         finally:
@@ -235,7 +246,21 @@ class Uplink:
                 replies.stop()
             channel.close()
 
-    def _check_welcome(self, welcome: Welcome | Ack | None) -> None:
+    def _take(self, reply: Reply, stream: Sender) -> None:
+        if isinstance(reply, Ack):
+            stream.acknowledged(reply)
+            # First what it tells: once all is confirmed, nobody waits for it any more.
+            self._on_ack(reply)
+            self._outbox.confirm(reply.applied, reply.durable)
+            self._ask_for_room(reply)
+        elif isinstance(reply, Chunk) and self._gradients is not None:
+            self._gradients.put(reply)
+        else:
+            raise errors.WireError(
+                "the cloud may say Welcome only once, and send gradients only where they are asked for"
+            )
+
+    def _check_welcome(self, welcome: Reply | None) -> None:
         if not isinstance(welcome, Welcome):
             raise errors.WireError("the cloud's first message must be Welcome")
         if welcome.protocol_version != PROTOCOL_VERSION:
@@ -268,7 +293,7 @@ class Uplink:
         return note
 
 
-def _next(replies: Replies, run: Run, timeout_s: float) -> Welcome | Ack | None:
+def _next(replies: Replies, run: Run, timeout_s: float) -> Reply | None:
     """Return the next reply, checked against the run; None when the cloud has ended the stream in order.
 
     Raises:
@@ -287,5 +312,6 @@ def _next(replies: Replies, run: Run, timeout_s: float) -> Welcome | Ack | None:
     if proto is None:
         return None
     reply = convert.reply_from_proto(proto)
-    check_reply(reply, run)
+    if not isinstance(reply, Chunk):
+        check_reply(reply, run)
     return reply

@@ -11,9 +11,9 @@ from google.protobuf.message import DecodeError
 from benchmarks.attacks.malformed import Case
 from benchmarks.attacks.mutate import damage_bytes, damage_field
 from benchmarks.attacks.peer import LABELS, Peer, chunks, note, requests
-from common.wire.convert import record_to_bytes
 from common.wire.generated import training_pb2 as pb
 from common.wire.messages import End, EvaluationPart, Skip
+from common.wire.records import record_to_bytes
 
 
 def drawn(peer: Peer, at: int, rng: random.Random) -> Case:

@@ -12,6 +12,7 @@ from common.wire import convert
 from common.wire.generated import training_pb2 as pb
 from common.wire.messages import MAX_CHUNK_BYTES, Batch, Hello, Note, Record, Run
 from common.wire.reassembly import chunks_of
+from common.wire.records import record_to_bytes
 from edge_worker.network import build_network
 
 IMAGES = 4
@@ -80,7 +81,7 @@ class Peer:
     def batch(self, seq: int, labels: tuple[int, ...] = LABELS, **changes: Any) -> bytes:
         """Return a serialised record with batch `seq`, whose activations may differ in `changes`."""
         packed: Packed = replace(self.packed, **changes)
-        return convert.record_to_bytes(Batch(seq, packed, labels))
+        return record_to_bytes(Batch(seq, packed, labels))
 
 
 def sent(proto: pb.TrainRequest) -> bytes:
@@ -106,4 +107,4 @@ def chunks(record: bytes, chunk_bytes: int = MAX_CHUNK_BYTES) -> tuple[bytes, ..
 
 def requests(record: Record) -> tuple[bytes, ...]:
     """Return a record as the requests that carry it."""
-    return chunks(convert.record_to_bytes(record))
+    return chunks(record_to_bytes(record))

@@ -1,6 +1,18 @@
-"""Activations <-> few bytes. `encode` and `decode` are the one facade; the other modules are its stages."""
+"""Activations and images <-> few bytes. What is named here is the facade; the modules are its stages."""
 
 from common.codec.activations import WIDTHS, Packed, decode, encode, packed_bytes
 from common.codec.fused import is_compiled
+from common.codec.images import CodedImages, decode_images, encode_images, measure_codings
 
-__all__ = ["WIDTHS", "Packed", "decode", "encode", "is_compiled", "packed_bytes"]
+__all__ = [
+    "WIDTHS",
+    "CodedImages",
+    "Packed",
+    "decode",
+    "decode_images",
+    "encode",
+    "encode_images",
+    "is_compiled",
+    "measure_codings",
+    "packed_bytes",
+]

@@ -12,10 +12,11 @@ from itertools import islice
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from common.data.augment import augment
 from common.data.imageset import ImageSet
-from common.data.sampler import batch_indices, batches_per_epoch, epoch_of
+from common.data.sampler import batch_indices, batches_per_epoch, epoch_of, first_seen
 from common.errors import ConfigError
 
 
@@ -26,14 +27,16 @@ class Batch:
     Attributes:
         seq: its number, from 0 over all epochs; in an evaluation its number in the set.
         epoch: from 0; in an evaluation 0.
-        images: uint8, [n, 3, H, W], on the CPU.
+        images: uint8, [n, 3, H, W], on the CPU; fewer where only those are wanted that were not seen before.
         labels: int64, [n].
+        indices: each image's index in its set, int64, [n].
     """
 
     seq: int
     epoch: int
     images: torch.Tensor
     labels: torch.Tensor
+    indices: NDArray[np.int64]
 
 
 class Loader:
@@ -45,6 +48,7 @@ class Loader:
         seed: of the run; order and augmentation derive from it.
         num_workers: threads that load; 0 loads in the consumer's own when it asks.
         prefetch: batches loaded or being loaded beyond the one handed out last, which bounds memory.
+        once: each image comes in one batch only, the first that has it, and is not augmented.
 
     Raises:
         ConfigError: a number is out of range.
@@ -52,7 +56,13 @@ class Loader:
     """
 
     def __init__(
-        self, image_set: ImageSet, batch_size: int, seed: int, num_workers: int = 2, prefetch: int = 4
+        self,
+        image_set: ImageSet,
+        batch_size: int,
+        seed: int,
+        num_workers: int = 2,
+        prefetch: int = 4,
+        once: bool = False,
     ) -> None:
         batches_per_epoch(len(image_set), batch_size)  # raises what is wrong now rather than in a thread
         if num_workers < 0 or prefetch < 1:
@@ -61,7 +71,7 @@ class Loader:
                 f"got {num_workers} and {prefetch}"
             )
         self._image_set, self._batch_size, self._seed = image_set, batch_size, seed
-        self._num_workers, self._prefetch = num_workers, prefetch
+        self._num_workers, self._prefetch, self._once = num_workers, prefetch, once
 
     def batches(self, start_seq: int, stop_seq: int) -> Generator[Batch, None, None]:
         """Yield batches `start_seq` to `stop_seq - 1` in order.
@@ -90,10 +100,13 @@ class Loader:
         num_images = len(self._image_set)
         epoch = epoch_of(num_images, self._batch_size, seq)
         indices = batch_indices(num_images, self._batch_size, self._seed, seq)
-        images_NCHW = augment(self._image_set.images(indices), indices, self._seed, epoch)
-        return Batch(
-            seq, epoch, torch.from_numpy(images_NCHW), torch.from_numpy(self._image_set.labels[indices])
-        )
+        if self._once:
+            fresh = indices[first_seen(num_images, self._batch_size, self._seed, seq)]
+            images_NCHW = self._image_set.images(fresh)
+        else:
+            images_NCHW = augment(self._image_set.images(indices), indices, self._seed, epoch)
+        labels = torch.from_numpy(self._image_set.labels[indices])
+        return Batch(seq, epoch, torch.from_numpy(images_NCHW), labels, indices)
 
 
 def evaluation_batches(image_set: ImageSet, batch_size: int) -> Iterator[Batch]:
@@ -107,7 +120,7 @@ def evaluation_batches(image_set: ImageSet, batch_size: int) -> Iterator[Batch]:
     for part, start in enumerate(range(0, len(image_set), batch_size)):
         indices = np.arange(start, min(start + batch_size, len(image_set)))
         images, labels = image_set.images(indices), image_set.labels[indices]
-        yield Batch(part, 0, torch.from_numpy(images), torch.from_numpy(labels))
+        yield Batch(part, 0, torch.from_numpy(images), torch.from_numpy(labels), indices)
 
 
 def normalise(

@@ -47,6 +47,23 @@ def batch_indices(num_images: int, batch_size: int, seed: int, seq: int) -> NDAr
     return _order(num_images, seed, epoch)[position * batch_size : (position + 1) * batch_size]
 
 
+def first_seen(num_images: int, batch_size: int, seed: int, seq: int) -> NDArray[np.bool_]:
+    """Return which images of batch `seq` no batch before it had, [n].
+
+    All of them in the first epoch. Later only the one that was left over alone in every epoch so far.
+    """
+    indices = batch_indices(num_images, batch_size, seed, seq)
+    epoch = epoch_of(num_images, batch_size, seq)
+    if epoch == 0:
+        return np.ones(len(indices), bool)
+    if num_images % batch_size != 1:
+        return np.zeros(len(indices), bool)
+    left_over = _order(num_images, seed, 0)[-1]
+    was_seen = any(_order(num_images, seed, earlier)[-1] != left_over for earlier in range(1, epoch))
+    fresh: NDArray[np.bool_] = (indices == left_over) & (not was_seen)
+    return fresh
+
+
 @lru_cache(maxsize=4)  # two epochs meet where prefetching crosses from one into the next
 def _order(num_images: int, seed: int, epoch: int) -> NDArray[np.int64]:
     """Return one epoch's permutation: images sorted by 64 derived bits each."""

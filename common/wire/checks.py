@@ -16,6 +16,7 @@ from common.wire import messages as m
 
 MAX_DIM = 1 << 24  # values of one image
 MAX_COUNT = 1 << 16  # images in a batch, classes, epochs
+MAX_KEPT_IMAGES = 1 << 22  # eight bytes of memory each; how much disk they may take is the cloud's to say
 # Exact in JSON and in float64, and one more still fits the wire.
 MAX_NUMBER = 1 << 53
 # Far above any that trains; what torch multiplies float32 with must fit into float32.
@@ -54,6 +55,13 @@ def check_hello(hello: m.Hello) -> None:
         hello.losses_from <= hello.run.total_batches,
         f"losses_from must be at most the run's {hello.run.total_batches} batches, got {hello.losses_from}",
     )
+    returns = hello.run.gradient_bits > 0
+    low, high = (hello.losses_from, hello.run.total_batches) if returns else (0, 0)
+    check(
+        low <= hello.gradients_from <= high,
+        f"gradients_from must be {low} to {high} (losses_from to total_batches where gradients come back, "
+        f"else 0), got {hello.gradients_from}",
+    )
 
 
 def check_run(run: m.Run) -> None:
@@ -82,6 +90,42 @@ def check_run(run: m.Run) -> None:
     _check_factors(run)
     epochs = -(-run.total_batches // run.batches_per_epoch)
     check(epochs <= MAX_COUNT, f"a run may have {MAX_COUNT} epochs, got {epochs}")
+    _check_images(run)
+    _check_gradient(run)
+
+
+def _check_gradient(run: m.Run) -> None:
+    returns = STRATEGIES[run.strategy].gradient
+    wanted = WIDTHS if returns else (0,)
+    check(
+        run.gradient_bits in wanted,
+        f"gradient_bits must be one of {wanted} with {run.strategy}, got {run.gradient_bits}",
+    )
+
+
+def _check_images(run: m.Run) -> None:
+    """Check what only a run has that sends images; one that does not has none of it."""
+    if not STRATEGIES[run.strategy].sends_images:
+        check(
+            not run.mean and not run.std and not run.kept_images,
+            f"mean, std and kept_images must be empty where no images go up, as in {run.strategy}",
+        )
+        return
+    shape = run.input_shape
+    check(shape[0] == 3, f"images have 3 colours, got an input_shape of {list(shape)}")
+    check(
+        run.activation_shape == shape and run.bits == 8 and run.split == "input",
+        f"{run.strategy} is cut at 'input' with activations of shape {list(shape)} in 8 bits, "
+        f"got {shown(run.split)}, {list(run.activation_shape)} in {run.bits}",
+    )
+    for name, low in (("mean", -MAX_FACTOR), ("std", 1 / MAX_FACTOR)):
+        values = getattr(run, name)
+        fits = len(values) == 3 and all(low <= value <= MAX_FACTOR for value in values)
+        check(fits, f"{name} must be 3 numbers from {low:g} to {MAX_FACTOR:g}, got {list(values)[:4]}")
+    check(
+        run.kept_images == 0 or 2 <= run.kept_images <= MAX_KEPT_IMAGES,
+        f"kept_images must be 0, or 2 to {MAX_KEPT_IMAGES}, got {run.kept_images}",
+    )
 
 
 def _check_factors(run: m.Run) -> None:
@@ -103,7 +147,7 @@ def _check_shape(name: str, shape: Sequence[int]) -> None:
 # ------------------------------------------------------------------ from the cloud
 
 
-def check_reply(reply: m.Reply, run: m.Run) -> None:
+def check_reply(reply: m.Welcome | m.Ack, run: m.Run) -> None:
     """Check what the cloud says of the edge's run; what a diverged network comes to may be NaN."""
     end = m.Position(run.total_batches + 1)
     for name in ("applied", "durable"):

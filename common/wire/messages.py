@@ -6,9 +6,9 @@ Nothing outside `common.wire` touches a protobuf field.
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
-from common.codec import Packed
+from common.codec import CodedImages, Packed
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 MAX_CHUNK_BYTES = 1 << 20
 
 
@@ -43,6 +43,10 @@ class Run:
     weight_decay: float
     warmup: int
     batches_per_epoch: int
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    kept_images: int = 0
+    gradient_bits: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +58,7 @@ class Hello:
     run: Run
     losses_from: int
     kept_from: Position = Position(0)
+    gradients_from: int = 0
     protocol_version: int = PROTOCOL_VERSION
 
 
@@ -121,11 +126,19 @@ class Ack:
 
 
 @dataclass(frozen=True, slots=True)
+class Reference:
+    """Images that the cloud keeps, by their numbers; `fresh` are those that it has not had yet, if any."""
+
+    images: tuple[int, ...]
+    fresh: CodedImages | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Trains the back once."""
 
     seq: int
-    activations: Packed
+    content: Packed | CodedImages | Reference
     labels: tuple[int, ...]
 
     @property
@@ -141,7 +154,7 @@ class EvaluationPart:
     batches: int
     part: int
     num_parts: int
-    activations: Packed
+    content: Packed | CodedImages
     labels: tuple[int, ...]
 
     @property
@@ -174,9 +187,17 @@ class End:
         return Position(self.total_batches + 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """What comes back for one batch."""
+
+    seq: int
+    content: Packed
+
+
 Record: TypeAlias = Batch | EvaluationPart | Skip | End
 Request: TypeAlias = Hello | Chunk | Note
-Reply: TypeAlias = Welcome | Ack
+Reply: TypeAlias = Welcome | Ack | Chunk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

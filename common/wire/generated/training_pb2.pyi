@@ -71,6 +71,37 @@ COMPRESSION_ZSTD: Compression.ValueType  # 2
 """One frame that states its content size."""
 Global___Compression: _TypeAlias = Compression  # noqa: Y015
 
+class _ImageCoding:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ImageCodingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ImageCoding.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    IMAGE_CODING_UNSPECIFIED: _ImageCoding.ValueType  # 0
+    """Refused."""
+    IMAGE_CODING_PNG: _ImageCoding.ValueType  # 1
+    """One RGB picture of all images side by side: columns = max(1, min(N, isqrt(N * H / W))), in rows, the first
+    one at the top left; what is left of the last row is black.
+    """
+    IMAGE_CODING_WEBP: _ImageCoding.ValueType  # 2
+    """Lossless."""
+    IMAGE_CODING_ZSTD: _ImageCoding.ValueType  # 3
+    """The bytes in the order N, C, H, W; one frame that states its content size."""
+
+class ImageCoding(_ImageCoding, metaclass=_ImageCodingEnumTypeWrapper): ...
+
+IMAGE_CODING_UNSPECIFIED: ImageCoding.ValueType  # 0
+"""Refused."""
+IMAGE_CODING_PNG: ImageCoding.ValueType  # 1
+"""One RGB picture of all images side by side: columns = max(1, min(N, isqrt(N * H / W))), in rows, the first
+one at the top left; what is left of the last row is black.
+"""
+IMAGE_CODING_WEBP: ImageCoding.ValueType  # 2
+"""Lossless."""
+IMAGE_CODING_ZSTD: ImageCoding.ValueType  # 3
+"""The bytes in the order N, C, H, W; one frame that states its content size."""
+Global___ImageCoding: _TypeAlias = ImageCoding  # noqa: Y015
+
 @_typing.final
 class TrainRequest(_message.Message):
     """---------------------------------------------------------------- the stream"""
@@ -109,21 +140,27 @@ class TrainReply(_message.Message):
 
     WELCOME_FIELD_NUMBER: _builtins.int
     ACK_FIELD_NUMBER: _builtins.int
+    GRADIENT_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def welcome(self) -> Global___Welcome: ...
     @_builtins.property
     def ack(self) -> Global___Ack: ...
+    @_builtins.property
+    def gradient(self) -> Global___Chunk:
+        """A piece of one serialised Gradient."""
+
     def __init__(
         self,
         *,
         welcome: Global___Welcome | None = ...,
         ack: Global___Ack | None = ...,
+        gradient: Global___Chunk | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "kind", b"kind", "welcome", b"welcome"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "gradient", b"gradient", "kind", b"kind", "welcome", b"welcome"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "kind", b"kind", "welcome", b"welcome"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ack", b"ack", "gradient", b"gradient", "kind", b"kind", "welcome", b"welcome"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["welcome", "ack"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["welcome", "ack", "gradient"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -166,8 +203,9 @@ class Hello(_message.Message):
     RUN_FIELD_NUMBER: _builtins.int
     LOSSES_FROM_FIELD_NUMBER: _builtins.int
     KEPT_FROM_FIELD_NUMBER: _builtins.int
+    GRADIENTS_FROM_FIELD_NUMBER: _builtins.int
     protocol_version: _builtins.int
-    """This file describes version 2."""
+    """This file describes version 3."""
     session_id: _builtins.str
     """UUID in its canonical lower-case text form, made once for each run."""
     generation: _builtins.int
@@ -175,7 +213,13 @@ class Hello(_message.Message):
     generations (the same process, reconnecting) the stream that was opened last.
     """
     losses_from: _builtins.int
-    """The edge has the losses of all batches below this on its disk; it wants those from here on again."""
+    """The edge has the losses of all batches below this on its disk, and needs their gradients no more; it wants
+    those from here on again. The cloud forgets the others.
+    """
+    gradients_from: _builtins.int
+    """"split-learning": the cloud tells on this stream the gradients of all batches from here on, in order, each
+    once it is applied. Not below losses_from. Else 0.
+    """
     @_builtins.property
     def run(self) -> Global___Run: ...
     @_builtins.property
@@ -193,10 +237,11 @@ class Hello(_message.Message):
         run: Global___Run | None = ...,
         losses_from: _builtins.int = ...,
         kept_from: Global___Position | None = ...,
+        gradients_from: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["kept_from", b"kept_from", "run", b"run"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "kept_from", b"kept_from", "losses_from", b"losses_from", "protocol_version", b"protocol_version", "run", b"run", "session_id", b"session_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "gradients_from", b"gradients_from", "kept_from", b"kept_from", "losses_from", b"losses_from", "protocol_version", b"protocol_version", "run", b"run", "session_id", b"session_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -228,8 +273,12 @@ class Run(_message.Message):
     WEIGHT_DECAY_FIELD_NUMBER: _builtins.int
     WARMUP_FIELD_NUMBER: _builtins.int
     BATCHES_PER_EPOCH_FIELD_NUMBER: _builtins.int
+    MEAN_FIELD_NUMBER: _builtins.int
+    STD_FIELD_NUMBER: _builtins.int
+    KEPT_IMAGES_FIELD_NUMBER: _builtins.int
+    GRADIENT_BITS_FIELD_NUMBER: _builtins.int
     strategy: _builtins.str
-    """"hierarchical"."""
+    """"hierarchical", "split-learning" or "full-cloud"."""
     model: _builtins.str
     """A name from `edge-worker models`."""
     stem: _builtins.str
@@ -237,7 +286,7 @@ class Run(_message.Message):
     classifier: _builtins.str
     """"small" or "imagenet"."""
     split: _builtins.str
-    """A split point of the model."""
+    """A split point of the model; "input" where images go up."""
     num_classes: _builtins.int
     """>= 2."""
     structure_digest: _builtins.str
@@ -245,7 +294,7 @@ class Run(_message.Message):
     weights_digest: _builtins.str
     """Of its initial weights; lower-case hex."""
     bits: _builtins.int
-    """2, 4, 8 or 32: the width a batch may have at most."""
+    """2, 4, 8 or 32: the width a batch may have at most; 8 for images."""
     batch_size: _builtins.int
     """Images in a batch at most, >= 2."""
     total_batches: _builtins.int
@@ -263,14 +312,28 @@ class Run(_message.Message):
     """Batches of linear warm-up; cosine to 0 follows."""
     batches_per_epoch: _builtins.int
     """>= 1; the cloud saves at each epoch's end."""
+    kept_images: _builtins.int
+    """How many images the cloud is to keep, so that each goes up once; they have the numbers below this, at most
+    2^22. 0 where all go up each time.
+    """
+    gradient_bits: _builtins.int
+    """2, 4, 8 or 32 with "split-learning": the width of what comes back. Else 0."""
     @_builtins.property
     def input_shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """[C, H, W] of one image."""
 
     @_builtins.property
     def activation_shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """[C, H, W] of one image's activations at the split point."""
+        """[C, H, W] of one image's activations at the split point, or its own."""
 
+    @_builtins.property
+    def mean(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Mean and standard deviation of the training pixels in [0, 1], for each colour, where images go up: the
+        network is given (pixel / 255 - mean) / std. Finite, std from 1e-6 on. Empty otherwise.
+        """
+
+    @_builtins.property
+    def std(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
     def __init__(
         self,
         *,
@@ -294,10 +357,14 @@ class Run(_message.Message):
         weight_decay: _builtins.float = ...,
         warmup: _builtins.int = ...,
         batches_per_epoch: _builtins.int = ...,
+        mean: _abc.Iterable[_builtins.float] | None = ...,
+        std: _abc.Iterable[_builtins.float] | None = ...,
+        kept_images: _builtins.int = ...,
+        gradient_bits: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation_shape", b"activation_shape", "batch_size", b"batch_size", "batches_per_epoch", b"batches_per_epoch", "bits", b"bits", "classifier", b"classifier", "input_shape", b"input_shape", "lr", b"lr", "model", b"model", "momentum", b"momentum", "num_classes", b"num_classes", "precision", b"precision", "seed", b"seed", "split", b"split", "stem", b"stem", "strategy", b"strategy", "structure_digest", b"structure_digest", "total_batches", b"total_batches", "warmup", b"warmup", "weight_decay", b"weight_decay", "weights_digest", b"weights_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation_shape", b"activation_shape", "batch_size", b"batch_size", "batches_per_epoch", b"batches_per_epoch", "bits", b"bits", "classifier", b"classifier", "gradient_bits", b"gradient_bits", "input_shape", b"input_shape", "kept_images", b"kept_images", "lr", b"lr", "mean", b"mean", "model", b"model", "momentum", b"momentum", "num_classes", b"num_classes", "precision", b"precision", "seed", b"seed", "split", b"split", "std", b"std", "stem", b"stem", "strategy", b"strategy", "structure_digest", b"structure_digest", "total_batches", b"total_batches", "warmup", b"warmup", "weight_decay", b"weight_decay", "weights_digest", b"weights_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -346,7 +413,7 @@ Global___Welcome: _TypeAlias = Welcome  # noqa: Y015
 
 @_typing.final
 class Chunk(_message.Message):
-    """A piece of one serialised Record. Chunks of a record follow each other without gaps; records do not mix."""
+    """A piece of one serialised Record, or of one serialised Gradient on the way back. Chunks of a record follow each other without gaps; records do not mix."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -571,11 +638,21 @@ class Batch(_message.Message):
 
     SEQ_FIELD_NUMBER: _builtins.int
     ACTIVATIONS_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
+    REFERENCE_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """From 0 without gaps."""
     @_builtins.property
     def activations(self) -> Global___Activations: ...
+    @_builtins.property
+    def images(self) -> Global___Images:
+        """"full-cloud": cropped and flipped already."""
+
+    @_builtins.property
+    def reference(self) -> Global___Reference:
+        """"full-cloud" with kept_images."""
+
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """One for each image, < num_classes."""
@@ -585,13 +662,17 @@ class Batch(_message.Message):
         *,
         seq: _builtins.int = ...,
         activations: Global___Activations | None = ...,
+        images: Global___Images | None = ...,
+        reference: Global___Reference | None = ...,
         labels: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "content", b"content", "images", b"images", "reference", b"reference"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "labels", b"labels", "seq", b"seq"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "content", b"content", "images", b"images", "labels", b"labels", "reference", b"reference", "seq", b"seq"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["activations", "images", "reference"]  # noqa: Y015
+    _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
 
 Global___Batch: _TypeAlias = Batch  # noqa: Y015
 
@@ -607,6 +688,7 @@ class EvaluationPart(_message.Message):
     PART_FIELD_NUMBER: _builtins.int
     NUM_PARTS_FIELD_NUMBER: _builtins.int
     ACTIVATIONS_FIELD_NUMBER: _builtins.int
+    IMAGES_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     batches: _builtins.int
     part: _builtins.int
@@ -614,6 +696,10 @@ class EvaluationPart(_message.Message):
     """>= 1, the same in each part."""
     @_builtins.property
     def activations(self) -> Global___Activations: ...
+    @_builtins.property
+    def images(self) -> Global___Images:
+        """Also with kept_images: these are not kept."""
+
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     def __init__(
@@ -623,13 +709,16 @@ class EvaluationPart(_message.Message):
         part: _builtins.int = ...,
         num_parts: _builtins.int = ...,
         activations: Global___Activations | None = ...,
+        images: Global___Images | None = ...,
         labels: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "content", b"content", "images", b"images"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "batches", b"batches", "labels", b"labels", "num_parts", b"num_parts", "part", b"part"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations", b"activations", "batches", b"batches", "content", b"content", "images", b"images", "labels", b"labels", "num_parts", b"num_parts", "part", b"part"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["activations", "images"]  # noqa: Y015
+    _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
 
 Global___EvaluationPart: _TypeAlias = EvaluationPart  # noqa: Y015
 
@@ -723,6 +812,95 @@ class Activations(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Activations: _TypeAlias = Activations  # noqa: Y015
+
+@_typing.final
+class Images(_message.Message):
+    """Images, 8 bits for each of three colours, nothing lost."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODING_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    coding: Global___ImageCoding.ValueType
+    data: _builtins.bytes
+    @_builtins.property
+    def shape(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """[N, 3, H, W]"""
+
+    def __init__(
+        self,
+        *,
+        coding: Global___ImageCoding.ValueType = ...,
+        shape: _abc.Iterable[_builtins.int] | None = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coding", b"coding", "data", b"data", "shape", b"shape"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Images: _TypeAlias = Images  # noqa: Y015
+
+@_typing.final
+class Reference(_message.Message):
+    """Images that the cloud keeps, as they are in the data set: the cloud crops and flips them by the run's seed,
+    the epoch and each image's number (common/data/augment.py), as the edge would.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    IMAGES_FIELD_NUMBER: _builtins.int
+    FRESH_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def images(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Their numbers, each < kept_images, none twice."""
+
+    @_builtins.property
+    def fresh(self) -> Global___Images:
+        """Those of them that no batch before had, in the same order; absent if none."""
+
+    def __init__(
+        self,
+        *,
+        images: _abc.Iterable[_builtins.int] | None = ...,
+        fresh: Global___Images | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fresh", b"fresh"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fresh", b"fresh", "images", b"images"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Reference: _TypeAlias = Reference  # noqa: Y015
+
+@_typing.final
+class Gradient(_message.Message):
+    """What comes back for one batch of "split-learning": the gradient of its mean cross entropy by the activations as
+    they were decoded, coded as they are, in Run.gradient_bits.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQ_FIELD_NUMBER: _builtins.int
+    GRADIENT_FIELD_NUMBER: _builtins.int
+    seq: _builtins.int
+    @_builtins.property
+    def gradient(self) -> Global___Activations: ...
+    def __init__(
+        self,
+        *,
+        seq: _builtins.int = ...,
+        gradient: Global___Activations | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gradient", b"gradient"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gradient", b"gradient", "seq", b"seq"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Gradient: _TypeAlias = Gradient  # noqa: Y015
 
 @_typing.final
 class ExportRequest(_message.Message):

@@ -61,20 +61,24 @@ class TrainingServicer(object):
         edge  -> Hello     once, first
         cloud -> Welcome   once; says at which position the cloud stands
         edge  -> Chunk     records in order of position, cut into chunks; from Welcome.applied on
+        cloud -> Chunk     "split-learning": gradients in order of batch, cut into chunks; each after the Ack
+        that says its batch is applied
         cloud -> Ack       whenever there is news, and every few seconds without any (a sign of life)
         edge  -> Note      at any time between chunks
         After the End record is durable the edge closes its side and the cloud ends the stream with OK.
 
-        No gradient travels: the cloud answers with losses and counts only.
+        But with "split-learning" no gradient travels: the cloud answers with losses and counts only.
 
         Fails with
         INVALID_ARGUMENT    a field is missing, out of range or does not decode to what it claims
         FAILED_PRECONDITION another protocol version, another run behind the same session id, other
-        initial weights, or a gap in the order of records
+        initial weights, a gap in the order of records, or a gradient that was said to be
+        needed no more
         ABORTED             a newer stream of the same session has taken over: stop for good
         UNAUTHENTICATED     the cloud does not know who calls; so of every RPC here
         PERMISSION_DENIED   the session belongs to another caller; so of every RPC here
-        RESOURCE_EXHAUSTED  the cloud will not hold another session, or one with batches or networks so large
+        RESOURCE_EXHAUSTED  the cloud will not hold another session, or one with batches or networks so large, or
+        so many losses or gradients that the edge does not say to have done with
         UNAVAILABLE         the cloud is shutting down, or nothing came for too long: reconnect later
         CANCELLED           a reply was not taken for too long; so of ExportBack: reconnect later
         DATA_LOSS           what the cloud had saved of this session is damaged

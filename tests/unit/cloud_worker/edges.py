@@ -19,6 +19,7 @@ from common.wire import convert
 from common.wire.generated import training_pb2_grpc as pb_grpc
 from common.wire.messages import Ack, Position
 from common.wire.reassembly import chunks_of
+from common.wire.records import record_to_bytes
 from tests.unit.records import hello
 
 PATIENCE_S = 60.0  # a hung server fails the test; nothing is expected to take so long
@@ -43,7 +44,7 @@ class Edge:
     def send_records(self, *records):
         """Send records, each in one chunk."""
         for record in records:
-            self.send_bytes(convert.record_to_bytes(record))
+            self.send_bytes(record_to_bytes(record))
 
     def close(self):
         """Say that nothing more will come."""

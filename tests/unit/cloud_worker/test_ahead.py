@@ -13,9 +13,9 @@ from cloud_worker.limits import Limits
 from cloud_worker.stream import TrainStream
 from common.codec import encode
 from common.errors import CodecError, SessionError
-from common.wire.convert import record_to_bytes
 from common.wire.messages import Batch, Position, Skip
 from common.wire.reassembly import chunks_of
+from common.wire.records import record_to_bytes
 from tests.unit.cloud_worker.fakes import CountingBack, open_session
 from tests.unit.records import RUN, batch, batches, hello, part
 

@@ -51,7 +51,7 @@ def test_a_restart_changes_no_bit(tmp_path, model, split):
     records = [real_batch(run, seq) for seq in range(4)]
     untouched = real_back(run)
     for record in records:
-        untouched.train(record.seq, untouched.decode(record.activations), record.labels)
+        untouched.train(record.seq, untouched.decode(record.content), record.labels)
 
     first = open_session(tmp_path, real_back(run), run=run)
     stream = attached(first)

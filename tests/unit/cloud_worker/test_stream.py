@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from common.codec import decode
-from common.wire.convert import record_to_bytes
 from common.wire.messages import Batch, Chunk, Note, Position, Skip
+from common.wire.records import record_to_bytes
 from tests.unit.cloud_worker.edges import cloud_in_process, refused, welcomed
 from tests.unit.cloud_worker.fakes import CountingBack
 from tests.unit.records import PACKED, batch, batches, hello

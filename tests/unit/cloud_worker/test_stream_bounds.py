@@ -10,9 +10,9 @@ from cloud_worker.first_message import first_of
 from cloud_worker.limits import Limits
 from cloud_worker.stream import TrainStream
 from common.errors import CloudError, WireError
-from common.wire.convert import record_to_bytes
 from common.wire.messages import Chunk, Position, Skip
 from common.wire.reassembly import chunks_of
+from common.wire.records import record_to_bytes
 from tests.unit.cloud_worker.fakes import CountingBack, open_session
 from tests.unit.records import batches, hello
 

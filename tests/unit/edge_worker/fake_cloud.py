@@ -10,6 +10,7 @@ from common.wire import convert
 from common.wire.generated import training_pb2 as pb
 from common.wire.generated import training_pb2_grpc as pb_grpc
 from common.wire.messages import Ack, Chunk, Hello, Note, Position, Reply, Request, Welcome
+from common.wire.records import record_from_bytes
 from tests.unit.records import RUN
 
 Script = Callable[[Iterator[Request], grpc.ServicerContext], Iterator[Reply]]
@@ -83,7 +84,7 @@ def serving(applied=0, seen=None) -> Script:
         for message in messages:
             if not isinstance(message, Chunk):
                 continue
-            after = convert.record_from_bytes(message.data, RUN).after
+            after = record_from_bytes(message.data, RUN).after
             received += len(message.data)
             if seen is not None:
                 seen.append(after)

@@ -159,3 +159,12 @@ def test_the_cloud_forgets_only_losses_that_every_checkpoint_in_question_has(tmp
     save(checkpoints, 30, losses=18)
     assert checkpoints.losses_from == 7, "the newest may turn out to be damaged"
     assert EdgeCheckpoints(tmp_path).losses_from == 7
+
+
+def test_what_a_cloud_that_is_ahead_tells_of_later_batches_is_still_needed(tmp_path):
+    """After a kill its losses come at once; what their batches gave for the front is wanted step by step."""
+    checkpoints = EdgeCheckpoints(tmp_path)
+    save(checkpoints, 142, losses=150)
+    save(checkpoints, 144, losses=150)
+
+    assert checkpoints.losses_from == 142

@@ -1,6 +1,7 @@
 """The thread between the training loop and the outbox."""
 
 import threading
+from functools import partial
 
 import pytest
 import torch
@@ -8,12 +9,13 @@ import torch
 from benchmarks.processes import wait_for
 from common.codec import encode
 from common.errors import CodecError, SessionError
-from common.wire.convert import record_to_bytes
 from common.wire.messages import Batch
+from common.wire.records import record_to_bytes
 from edge_worker.encoder import Encoder
 from edge_worker.outbox import Outbox
 
 LIMIT = 1 << 20
+FOUR_BITS = partial(encode, bits=4)
 PATIENCE_S = 60.0
 
 
@@ -33,7 +35,7 @@ def taken(outbox):
 
 def test_what_is_put_comes_out_encoded_in_the_same_order():
     outbox = Outbox(LIMIT)
-    with Encoder(outbox, bits=4) as encoder:
+    with Encoder(outbox, FOUR_BITS) as encoder:
         for seq in range(5):
             assert encoder.put(activations(seq), batch(seq)) == 0
         encoder.flush()
@@ -44,7 +46,7 @@ def test_what_is_put_comes_out_encoded_in_the_same_order():
 
 def test_what_cannot_be_encoded_is_raised_where_it_is_put_or_flushed_and_nothing_follows_it():
     outbox = Outbox(LIMIT)
-    with Encoder(outbox, bits=4) as encoder:
+    with Encoder(outbox, FOUR_BITS) as encoder:
         encoder.put(torch.full((2, 3, 4, 4), float("nan")), batch(0))
         with pytest.raises(CodecError, match="must be finite"):
             encoder.flush()
@@ -56,7 +58,7 @@ def test_what_cannot_be_encoded_is_raised_where_it_is_put_or_flushed_and_nothing
 def test_a_failed_uplink_ends_the_training():
     outbox = Outbox(LIMIT)
     outbox.fail(SessionError("the cloud has another run"))
-    with Encoder(outbox, bits=4) as encoder:
+    with Encoder(outbox, FOUR_BITS) as encoder:
         encoder.put(activations(), batch(0))
         with pytest.raises(SessionError, match="another run"):
             encoder.flush()
@@ -70,7 +72,7 @@ def test_a_full_outbox_has_the_training_wait_and_the_wait_is_told():
     def train(encoder):
         waited.extend(encoder.put(activations(), batch(seq)) for seq in range(4))
 
-    with Encoder(outbox, bits=4) as encoder:
+    with Encoder(outbox, FOUR_BITS) as encoder:
         training = threading.Thread(target=train, args=(encoder,), daemon=True)
         training.start()
         wait_for(lambda: outbox.blocked, "the outbox to be full", PATIENCE_S)
@@ -88,7 +90,7 @@ def test_an_error_in_the_training_does_not_wait_for_room():
     outbox = Outbox(limit_bytes=1)
 
     def train():
-        with Encoder(outbox, bits=4) as encoder:
+        with Encoder(outbox, FOUR_BITS) as encoder:
             for seq in range(3):
                 encoder.put(activations(), batch(seq))
             raise ZeroDivisionError

@@ -5,8 +5,8 @@ import threading
 import pytest
 
 from common.errors import CloudError, SessionError
-from common.wire.convert import record_to_bytes
 from common.wire.messages import EvaluationPart, Position, Skip
+from common.wire.records import record_to_bytes
 from edge_worker.outbox import RECORD_OVERHEAD, Outbox
 from tests.unit.records import PACKED
 

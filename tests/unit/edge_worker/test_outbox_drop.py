@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from common.codec import encode
-from common.wire.convert import record_from_bytes, record_to_bytes
 from common.wire.messages import Batch, EvaluationPart, Position, Skip
+from common.wire.records import record_from_bytes, record_to_bytes
 from edge_worker.outbox import LONGEST_SKIP, RECORD_OVERHEAD, Outbox
 from edge_worker.spool import Spool
 from tests.unit import records

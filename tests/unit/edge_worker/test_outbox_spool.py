@@ -3,8 +3,8 @@
 import pytest
 
 from common.codec import Packed
-from common.wire.convert import record_to_bytes
 from common.wire.messages import Batch, EvaluationPart, Position
+from common.wire.records import record_to_bytes
 from edge_worker.outbox import RECORD_OVERHEAD, Outbox
 from edge_worker.spool import Spool
 from tests.unit.records import PACKED

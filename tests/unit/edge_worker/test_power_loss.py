@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from common.wire.convert import record_to_bytes
 from common.wire.messages import Position
+from common.wire.records import record_to_bytes
 from edge_worker import spool as spools
 from edge_worker.checkpoints import EdgeCheckpoints
 from edge_worker.outbox import Outbox

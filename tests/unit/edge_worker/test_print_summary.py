@@ -30,6 +30,7 @@ SUMMARY = {
     "resumes": 0,
 }
 WHOLE = {
+    "strategy": "full-edge",
     "split": None,
     "bits": None,
     "cloud_accuracy": None,

@@ -134,6 +134,19 @@ def test_without_a_cloud_all_that_concerns_it_is_null(alone):
     assert found["edge_accuracy"] == 0.75
 
 
+@pytest.mark.parametrize("images", ["resend", "once"])
+def test_where_images_go_up_there_is_no_split_and_nothing_is_classified_at_the_edge(tmp_path, images):
+    log = RunLog(tmp_path / "images.jsonl", 3, LogMark(), lambda event: None)
+    log.cloud_evaluation(EvaluationResult(batches=6, correct=7, total=8, loss=1.0))
+
+    log.close()
+
+    found = summary(log, dataclasses.replace(CONFIG, strategy="full-cloud", images=images))
+
+    assert {name for name in CONTRACT if found[name] is None} == set("split exit bits edge_accuracy".split())
+    assert (found["images"], found["cloud_accuracy"]) == (images, 0.875)
+
+
 def test_without_an_emulated_rate_there_is_goodput_but_no_utilisation(runlog):
     found = summary(runlog, dataclasses.replace(CONFIG, link_rate=None))
 

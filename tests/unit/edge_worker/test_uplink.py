@@ -9,8 +9,8 @@ import pytest
 
 from common.codec import Packed
 from common.link.framing import STREAM_OPEN_BYTES, wire_bytes
-from common.wire.convert import record_to_bytes
 from common.wire.messages import Ack, Batch, Chunk, Note, Position, Skip
+from common.wire.records import record_to_bytes
 from tests.unit.edge_worker.conftest import WINDOW
 from tests.unit.edge_worker.fake_cloud import abort, deaf, fake_cloud, serving, welcome
 from tests.unit.records import PACKED, batches, part

@@ -97,7 +97,7 @@ def test_a_session_that_is_refused_ends_the_first_connection(edge, code, kind):
             errors.WireError,
             "must be Welcome",
         ),
-        ([welcome(protocol_version=77)], errors.SessionError, r"speaks protocol 2, the cloud 77; install"),
+        ([welcome(protocol_version=77)], errors.SessionError, r"speaks protocol 3, the cloud 77; install"),
     ],
     ids=["no Welcome", "other version"],
 )

@@ -9,7 +9,7 @@ import torch
 from common.data.augment import augment
 from common.data.imageset import ArrayImages
 from common.data.loader import Loader, evaluation_batches, normalise
-from common.data.sampler import batch_indices
+from common.data.sampler import batch_indices, batches_per_epoch
 from common.errors import ConfigError, DataError
 
 NUM_IMAGES, BATCH_SIZE, PER_EPOCH = 22, 4, 6  # the last batch of an epoch has two images
@@ -56,6 +56,18 @@ def test_a_batch_holds_the_sampler_s_images_augmented_and_their_labels():
     assert (batch.images.dtype, batch.labels.dtype) == (torch.uint8, torch.int64)
     assert np.array_equal(batch.images, augment(IMAGES[indices], indices, 7, epoch=1))
     assert batch.labels.tolist() == LABELS[indices].tolist()
+    assert batch.indices.tolist() == indices.tolist()
+
+
+def test_once_an_image_comes_in_the_first_batch_that_has_it_and_as_it_is():
+    per_epoch = batches_per_epoch(NUM_IMAGES, BATCH_SIZE)
+    first, *_, later = loader(once=True).batches(0, 2 * per_epoch)
+
+    indices = batch_indices(NUM_IMAGES, BATCH_SIZE, 7, 0)
+    assert np.array_equal(first.images, IMAGES[indices])
+    assert first.indices.tolist() == indices.tolist()
+    assert later.images.shape == (0, *IMAGES.shape[1:])
+    assert len(later.labels) == len(later.indices) > 0
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 4])

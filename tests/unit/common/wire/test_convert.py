@@ -10,6 +10,7 @@ from common.errors import SessionError, WireError
 from common.wire import convert
 from common.wire import messages as m
 from common.wire.generated import training_pb2 as pb
+from common.wire.records import record_from_bytes, record_to_bytes
 
 RUN = m.Run(
     strategy="hierarchical",
@@ -49,6 +50,13 @@ def same(a, b):
     "request_",
     [
         m.Hello(session_id="x", generation=4, run=RUN, losses_from=2),
+        m.Hello(
+            session_id="x",
+            generation=4,
+            run=dataclasses.replace(RUN, strategy="split-learning", gradient_bits=8),
+            losses_from=2,
+            gradients_from=3,
+        ),
         m.Chunk(10, 3, b"abc"),
         m.Note(losses_from=9, save=True),
     ],
@@ -70,6 +78,7 @@ def test_request_survives_the_wire(request_):
             results=(RESULT,),
             counters=m.Counters(busy_s=1.5, batches_applied=4, resumes=1),
         ),
+        m.Chunk(10, 3, b"abc"),
     ],
 )
 def test_reply_survives_the_wire(reply):
@@ -78,19 +87,19 @@ def test_reply_survives_the_wire(reply):
 
 @pytest.mark.parametrize("record", [batch(2), batch(1, bits=4), m.Skip(3), m.End(7)])
 def test_record_survives_the_wire(record):
-    assert same(convert.record_from_bytes(convert.record_to_bytes(record), RUN), record)
+    assert same(record_from_bytes(record_to_bytes(record), RUN), record)
 
 
 def test_evaluation_part_survives_the_wire():
     one = batch()
-    part = m.EvaluationPart(7, 1, 2, one.activations, one.labels)
+    part = m.EvaluationPart(7, 1, 2, one.content, one.labels)
 
-    assert same(convert.record_from_bytes(convert.record_to_bytes(part), RUN), part)
+    assert same(record_from_bytes(record_to_bytes(part), RUN), part)
 
 
 def changed(**activations):
     """Return a serialised batch whose activations say something else."""
-    proto = pb.Record.FromString(convert.record_to_bytes(batch()))
+    proto = pb.Record.FromString(record_to_bytes(batch()))
     for name, value in activations.items():
         field = getattr(proto.batch.activations, name)
         if isinstance(value, list):
@@ -106,12 +115,12 @@ def changed(**activations):
     [
         (b"\xff\xff\xff", "does not parse"),
         (b"", "one of batch, evaluation, skip or end"),
-        (convert.record_to_bytes(m.Skip(7)), "the run has no batch 7"),
-        (convert.record_to_bytes(m.End(8)), "has 7 batches, End says 8"),
-        (convert.record_to_bytes(batch(7)), "the run has no batch 7"),
-        (convert.record_to_bytes(batch(labels=(0, 1))), "6 images need as many labels, got 2"),
-        (convert.record_to_bytes(batch(labels=(0, 1, 2, 3, 4, 10))), "labels must be below 10, got 10"),
-        (convert.record_to_bytes(batch(images=7)), r"shape \[1\.\.6, 4, 5, 5\], got \[7, 4, 5, 5\]"),
+        (record_to_bytes(m.Skip(7)), "the run has no batch 7"),
+        (record_to_bytes(m.End(8)), "has 7 batches, End says 8"),
+        (record_to_bytes(batch(7)), "the run has no batch 7"),
+        (record_to_bytes(batch(labels=(0, 1))), "6 images need as many labels, got 2"),
+        (record_to_bytes(batch(labels=(0, 1, 2, 3, 4, 10))), "labels must be below 10, got 10"),
+        (record_to_bytes(batch(images=7)), r"shape \[1\.\.6, 4, 5, 5\], got \[7, 4, 5, 5\]"),
         (changed(shape=[6, 4, 5, 6]), r"got \[6, 4, 5, 6\]"),
         (changed(shape=[6, 4, 25]), r"shape \[N, C, H, W\], got 3 numbers"),
         (changed(shape=[1] * 100_000), r"got 100000 numbers"),
@@ -126,7 +135,7 @@ def changed(**activations):
 )
 def test_record_that_does_not_fit_the_run_is_refused(data, message):
     with pytest.raises(WireError, match=message):
-        convert.record_from_bytes(data, RUN)
+        record_from_bytes(data, RUN)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +156,10 @@ def test_record_that_does_not_fit_the_run_is_refused(data, message):
         ({"lr": 1e300}, "lr must be above 0 and at most 1e\\+06, got 1e\\+300"),
         ({"momentum": float("nan")}, r"momentum must be in \[0, 1\), got nan"),
         ({"weight_decay": float("inf")}, "weight_decay must be 0 to"),
-        ({"strategy": "full-edge"}, "strategy must be hierarchical, got 'full-edge'"),
+        (
+            {"strategy": "full-edge"},
+            "strategy must be hierarchical or split-learning or full-cloud, got 'full-edge'",
+        ),
         ({"precision": "float64"}, "precision must be auto or float32 or bfloat16, got 'float64'"),
         ({"model": ""}, "model must be 1 to 64 letters"),
         ({"model": "m" * (1 << 20)}, r"model must be .*, got 'm{64}\.\.\.'$"),
@@ -186,18 +198,18 @@ def test_hello_that_counts_beyond_its_bounds_is_refused(change, message):
 
 
 def test_another_version_is_refused_before_anything_that_it_may_mean_otherwise():
-    with pytest.raises(SessionError, match="the edge speaks protocol 3, this cloud 2"):
-        convert.request_from_proto(pb.TrainRequest(hello=pb.Hello(protocol_version=3)))
+    with pytest.raises(SessionError, match="the edge speaks protocol 4, this cloud 3"):
+        convert.request_from_proto(pb.TrainRequest(hello=pb.Hello(protocol_version=4)))
 
 
 @pytest.mark.parametrize("batches", [0, 3, 8])
 def test_evaluation_elsewhere_than_at_an_epochs_end_is_refused(batches):
     """So a session has no more results than epochs, whatever its edge sends."""
     one = batch()
-    part = m.EvaluationPart(batches, 0, 1, one.activations, one.labels)
+    part = m.EvaluationPart(batches, 0, 1, one.content, one.labels)
 
     with pytest.raises(WireError, match=f"one after {batches} batches of 7 an epoch, 7 in all"):
-        convert.record_from_bytes(convert.record_to_bytes(part), RUN)
+        record_from_bytes(record_to_bytes(part), RUN)
 
 
 @pytest.mark.parametrize(
@@ -216,7 +228,7 @@ def test_chunk_out_of_bounds_is_refused(chunk, message):
 def test_empty_messages_are_refused():
     with pytest.raises(WireError, match="one of hello, chunk or note"):
         convert.request_from_proto(pb.TrainRequest())
-    with pytest.raises(WireError, match="one of welcome or ack"):
+    with pytest.raises(WireError, match="one of welcome, ack or gradient"):
         convert.reply_from_proto(pb.TrainReply())
 
 
