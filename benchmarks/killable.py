@@ -51,6 +51,9 @@ POINTS = (
     # It has its name, and the ones that it replaces are there, too.
     Point("edge", CHECKPOINT, "common.checkpoint", "CheckpointStore.keep_only"),
     Point("cloud", CHECKPOINT, "common.checkpoint", "CheckpointStore.keep_only"),
+    # What a checkpoint stands on is on the disk, and the checkpoint is not.
+    Point("cloud", CHECKPOINT, "cloud_worker.kept_images", "KeptImages.sync", after=True),
+    Point("cloud", CHECKPOINT, "cloud_worker.kept_gradients", "KeptGradients.save", after=True),
     # The weights are a step ahead of what the session says that it has applied.
     Point("cloud", APPLIED, "cloud_worker.standing", "Standing.tell"),
     Point("cloud", APPLIED, "cloud_worker.session", "Session.apply", after=True),
