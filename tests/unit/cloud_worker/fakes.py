@@ -10,12 +10,15 @@ from cloud_worker.back import Back
 from cloud_worker.session import Session
 from cloud_worker.store import SessionFiles
 from cloud_worker.turns import Turns
-from common.codec import encode
+from common.codec import decode, encode
 from common.models.catalogue import ModelSpec
 from common.strategies import find_strategy
 from common.wire.messages import Batch, Position, Run
 from edge_worker.network import build_network
 from tests.unit.records import RUN, SESSION, hello
+
+# Gradients come back, as they are.
+SPLIT = dataclasses.replace(RUN, strategy="split-learning", gradient_bits=32)
 
 
 class CountingBack:
@@ -49,6 +52,19 @@ class CountingBack:
     def state_dict(self):
         """What is exported."""
         return {"back.weight": torch.zeros(1)}
+
+
+class SlopedBack(CountingBack):
+    """A network whose loss has the slope `seq + 1` by each of its inputs; label 9 has it diverge."""
+
+    def decode(self, content):
+        """Decode, as every real back does."""
+        return decode(content, torch.device("cpu"))
+
+    def train(self, seq, x_NCHW, labels):
+        """Learn; the slope is all that counts."""
+        (x_NCHW.sum() * (float("nan") if 9 in labels else seq + 1)).backward()
+        return super().train(seq, x_NCHW, labels)
 
 
 class FakeStream:

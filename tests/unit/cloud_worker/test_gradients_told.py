@@ -11,25 +11,11 @@ from common.wire.messages import Ack, Chunk, Note, Position
 from common.wire.reassembly import Reassembly
 from common.wire.records import gradient_from_bytes, max_content_bytes
 from tests.unit.cloud_worker.edges import cloud_in_process, refused
-from tests.unit.cloud_worker.fakes import CountingBack
+from tests.unit.cloud_worker.fakes import SPLIT, SlopedBack
 from tests.unit.records import RUN, batches, hello
 
 Code = grpc.StatusCode
 CPU = torch.device("cpu")
-SPLIT = dataclasses.replace(RUN, strategy="split-learning", gradient_bits=32)
-
-
-class SlopedBack(CountingBack):
-    """A network whose loss has the slope `seq + 1` by each of its inputs; label 9 has it diverge."""
-
-    def decode(self, content):
-        """Decode, as every real back does."""
-        return decode(content, CPU)
-
-    def train(self, seq, x_NCHW, labels):
-        """Learn; the slope is all that counts."""
-        (x_NCHW.sum() * (float("nan") if 9 in labels else seq + 1)).backward()
-        return super().train(seq, x_NCHW, labels)
 
 
 @pytest.fixture
