@@ -20,15 +20,12 @@ from common.strategies import find_strategy
 from common.wire.generated import training_pb2 as pb
 from common.wire.generated import training_pb2_grpc as pb_grpc
 from edge_worker.access import Access, endpoint
-from edge_worker.replies import Replies, SilentError
+from edge_worker.replies import AHEAD, Replies, SilentError
 from edge_worker.rundir import RunDir
 from edge_worker.uplink import FATAL
 
 # Without a piece of the weights. A piece takes a link of 10 kbit/s some 50 s; all of them may take hours.
 SILENCE_S = 60.0
-# What the cloud may send ahead: 16 s of a link of 64 kbit/s, so that a ping gets through behind it. With
-# gRPC's own 4 MiB the cloud would take such a link for dead.
-AHEAD = [("grpc.http2.lookahead_bytes", 128 << 10), ("grpc.http2.bdp_probe", 0)]
 # Room for the names in a safetensors file.
 HEADER_BYTES = 1 << 20
 EXIT_PREFIX = "exit."

@@ -8,6 +8,9 @@ from typing import Any
 
 # Replies that wait to be looked at; one may have 4 MiB.
 MAX_UNREAD = 16
+# Channel options where the cloud sends much: what it may send ahead. 16 s of a link of 64 kbit/s, so that a
+# ping gets through behind it; with gRPC's own 4 MiB the cloud would take such a link for dead.
+AHEAD = [("grpc.http2.lookahead_bytes", 128 << 10), ("grpc.http2.bdp_probe", 0)]
 
 
 class SilentError(Exception):

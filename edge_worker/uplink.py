@@ -36,7 +36,7 @@ from edge_worker.config import TrainConfig
 from edge_worker.counters import Counters
 from edge_worker.gradients import Gradients
 from edge_worker.outbox import Outbox
-from edge_worker.replies import Replies, SilentError
+from edge_worker.replies import AHEAD, Replies, SilentError
 from edge_worker.sender import Sender
 
 log = logging.getLogger(__name__)
@@ -222,7 +222,8 @@ class Uplink:
             hello = replace(hello, gradients_from=self._gradients.restart())
         stream = Sender(self._config, self._outbox, self._counters, lambda: self._closing, self._take_note)
         replies: Replies | None = None
-        channel = self._cloud.open([("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)])
+        options = [("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1)]
+        channel = self._cloud.open(options + (AHEAD if self._gradients is not None else []))
         try:
             shaped = grpc.intercept_channel(channel, stream.link)
             self._call = pb_grpc.TrainingStub(shaped).Train(stream.requests(hello))  # type: ignore[no-untyped-call]
