@@ -19,7 +19,7 @@ demo: install ## Train a local pair over an emulated 10 Mbit/s link on images th
 	BIN=$(BIN) sh examples/demo.sh
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: install check-proto
 	$(BIN)/ruff check .

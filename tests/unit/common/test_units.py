@@ -68,7 +68,7 @@ BAD_NUMBERS = [
 
 @pytest.mark.parametrize("text", BAD_NUMBERS)
 @pytest.mark.parametrize(
-    ("parse", "unit"), [(parse_rate, "mbit"), (parse_size, "MiB"), (parse_duration, "s")], ids=str
+    ("parse", "unit"), [(parse_rate, "mbit"), (parse_size, "MiB"), (parse_duration, "s")]
 )
 def test_what_is_no_plain_number_with_a_unit_is_refused(parse, unit, text):
     """A bare number could mean anything; the error shows what came and an example of what was wanted."""
