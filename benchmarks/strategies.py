@@ -66,13 +66,26 @@ def train(work: Path, strategy: str, arguments: list[str]) -> dict[str, Any]:
     return summary
 
 
-def measure(report: Report, case: Case, rate: str, work: Path, data: list[str]) -> None:
-    """Report all strategies of one network over one link."""
-    arguments = [
+def settings_of(case: Case, rate: str, data: list[str]) -> list[str]:
+    """Return the flags of every run of one network over one link."""
+    return [
         *data,
         *f"--model {case.model} --split {case.split} --bits {BITS} --train-limit {case.images}".split(),
-        *f"--test-limit 500 --epochs {EPOCHS} --warmup 10 --precision float32 --link-rate {rate}".split(),
+        *f"--test-limit 500 --epochs {EPOCHS} --warmup 10 --precision float32".split(),
+        *f"--link-rate {rate} --link-rate-down {rate}".split(),
     ]
+
+
+def data_of(data_dir: Path, quick: bool) -> list[str]:
+    """Return the flags of CIFAR-10 where it is, else of images that are drawn."""
+    if (data_dir / "cifar-10-batches-py").is_dir() and not quick:
+        return ["--dataset", "cifar10", "--data-dir", str(data_dir)]
+    return ["--dataset", "synthetic"]
+
+
+def measure(report: Report, case: Case, rate: str, work: Path, data: list[str]) -> None:
+    """Report all strategies of one network over one link."""
+    arguments = settings_of(case, rate, data)
     found = {name: train(work / name.replace(", ", "-"), name, arguments) for name in STRATEGIES}
     settings = {**case._asdict(), "rate": rate, "bits": BITS, "epochs": EPOCHS, "dataset": data[1]}
     for name, each in found.items():
@@ -97,9 +110,7 @@ def measure(report: Report, case: Case, rate: str, work: Path, data: list[str]) 
 @click.option("--work", type=click.Path(path_type=Path), help="Where runs are kept.  [default: nowhere]")
 def main(report: Report, data_dir: Path, work: Path | None) -> None:
     """The time that each strategy takes, and how that of the method compares."""
-    data = ["--dataset", "synthetic"]
-    if (data_dir / "cifar-10-batches-py").is_dir() and not report.quick:
-        data = ["--dataset", "cifar10", "--data-dir", str(data_dir)]
+    data = data_of(data_dir, report.quick)
     cases, rates = ((QUICK,), RATES[1:]) if report.quick else (CASES, RATES)
     with TemporaryDirectory() as scratch:
         for case in cases:
