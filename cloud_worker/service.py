@@ -26,6 +26,8 @@ EXPORT_PIECE_BYTES = 64 << 10
 # Each holds a thread for as long as its caller's link takes.
 EXPORTS_AT_ONCE = 4
 EXPORTS_OF_ONE_CALLER = 2
+# A few batches take a slow link minutes.
+PROFILE_S = 600.0
 
 
 class TrainingService(pb_grpc.TrainingServicer):
@@ -108,6 +110,23 @@ class TrainingService(pb_grpc.TrainingServicer):
             with self._lock:
                 self._exports[caller] -= 1
                 self._exports += Counter()  # drops those at zero
+
+    def Profile(
+        self, request_iterator: Iterator[pb.TrainRequest], context: grpc.ServicerContext
+    ) -> pb.ProfileReply:
+        """Tell how fast a run would be trained here; nothing of it is kept."""
+        requests: Iterator[Request] = (convert.request_from_proto(proto) for proto in request_iterator)
+        hello = first_of(requests, FIRST_MESSAGE_S)
+        if not isinstance(hello, Hello):
+            raise WireError("the first message of a profile must be Hello")
+        # Whoever says nothing more must not keep others from being measured.
+        too_late = threading.Timer(PROFILE_S, context.cancel)
+        too_late.start()
+        try:
+            found = self._sessions.profile(hello.run, requests, context.is_active)
+            return convert.profile_to_proto(found)
+        finally:
+            too_late.cancel()
 
     def GetStatus(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusReply:
         """Tell where one session stands."""

@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from cloud_worker.kept_gradients import kept_gradients_bytes
 from cloud_worker.kept_images import kept_images_bytes
 from cloud_worker.limits import Limits
 from cloud_worker.memory import release_what_is_left
+from cloud_worker.profiling import MIN_RECORDS, measure, receive
 from cloud_worker.session import Session, check_nothing_lost
 from cloud_worker.store import SessionFiles
 from cloud_worker.turns import Turns
@@ -28,7 +29,8 @@ from common.errors import (
     NotOwnerError,
     SessionError,
 )
-from common.wire.messages import Hello, Position, Run, Status
+from common.wire.messages import BackProfile, Hello, Position, Request, Run, Status
+from common.wire.records import max_content_bytes
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ class Sessions:
         self._streams: Counter[Session] = Counter()  # open on each of them
         self._lock = threading.Lock()  # held for moments only
         self._loading = threading.Lock()  # held while a network is built
+        self._profiling = threading.Lock()  # held while one is measured
         self._turns = Turns()
         self._ahead = Ahead()
 
@@ -191,6 +194,41 @@ class Sessions:
                 f"session {session_id} is not finished; run edge-worker train to its end first"
             )
         return files.weights_file
+
+    def profile(self, run: Run, requests: Iterator[Request], is_wanted: Callable[[], bool]) -> BackProfile:
+        """Measure how fast this cloud trains a run, on the batches that come; nothing is kept.
+
+        Args:
+            run: what would be trained.
+            requests: chunks of its batches.
+            is_wanted: whether the caller still waits; asked between steps.
+
+        Raises:
+            CapacityError: another one is being measured, as many sessions are served as may be, or the run is
+                too large.
+            CloudError: the caller has left, or it took too long.
+            WireError: what comes is not a few batches of the run.
+            SessionError, ModelError: this cloud cannot build the edge's network.
+        """
+        self.limits.check_run(run)
+        if not self._profiling.acquire(blocking=False):
+            raise CapacityError("this cloud measures another edge's network; try again in a minute")
+        try:
+            return self._profile(run, requests, is_wanted)
+        finally:
+            release_what_is_left()  # before another one is built
+            self._profiling.release()
+
+    def _profile(self, run: Run, requests: Iterator[Request], is_wanted: Callable[[], bool]) -> BackProfile:
+        """Measure; a frame of its own, so that nothing of it is held when it is over."""
+        with self._lock:
+            self._make_room()  # it takes as much as a session does
+        sample = receive(
+            run, requests, max(self.limits.window, MIN_RECORDS * max_content_bytes(run, run.bits))
+        )
+        with self._loading:
+            back = self._build(run)
+        return measure(run, back, sample, self._turns, is_wanted)
 
     def save_all(self) -> None:
         """Make every session's state durable.

@@ -7,6 +7,7 @@ import click
 
 from common.flags import Commands, options_of
 from common.logs import set_up_logging
+from common.units import DURATION, RATE, SIZE
 from edge_worker.access import Access
 from edge_worker.config import TrainConfig
 
@@ -82,3 +83,55 @@ def export(access: Access, given: frozenset[str], run_dir: Path, cloud: str | No
 
     for line in export_network(run_dir, cloud, access, out):
         click.echo(line)
+
+
+PROFILE = click.Path(path_type=Path, dir_okay=False)
+DEFAULT_PROFILE = Path("profile.json")
+
+
+@main.command()
+@click.option("--splits", default="", help="Places to measure, such as layer1,layer2  [default: all]")
+@click.option("--out", type=PROFILE, default=DEFAULT_PROFILE, show_default=True, help="The file to write.")
+@options_of(TrainConfig)
+def profile(config: TrainConfig, given: frozenset[str], splits: str, out: Path) -> None:
+    """Measure what training would cost here, at the cloud and on the link.
+
+    Takes the flags of `train`, and trains some batches at every split point, on both sides; nothing is kept
+    but the file, which `plan` reads.
+    """
+    from edge_worker.profile import profile as measure
+    from edge_worker.profile_file import write_profile
+
+    set_up_logging(config.log_level)
+    names = [name for each in splits.split(",") if (name := each.strip())]
+    write_profile(out, measure(config, names, out))
+    click.echo(f"wrote {out}; see what it says with: edge-worker plan --profile {out}")
+
+
+@main.command()
+@click.option(
+    "--profile", "path", type=PROFILE, default=DEFAULT_PROFILE, show_default=True, help="What profile wrote."
+)
+@click.option("--link-rate", type=RATE, help="An uplink of this rate  [default: the profile's]")
+@click.option("--link-rate-down", type=RATE, help="A downlink of this rate  [default: the uplink's]")
+@click.option("--link-latency", type=DURATION, help="A one-way latency  [default: the profile's]")
+@click.option("--edge-memory", type=SIZE, help="Leave out what takes more memory on the edge.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")
+def plan(
+    path: Path,
+    link_rate: float | None,
+    link_rate_down: float | None,
+    link_latency: float | None,
+    edge_memory: int | None,
+    as_json: bool,
+) -> None:
+    """Rank strategies, split points and widths by the time of an epoch, as a profile has it.
+
+    Contacts nobody: give --link-rate to see what another link would do.
+    """
+    from edge_worker.plan_table import link_of, show_plan
+    from edge_worker.profile_file import read_profile
+
+    measured = read_profile(path)
+    link = link_of(measured.link, link_rate, link_rate_down, link_latency)
+    show_plan(measured, link, edge_memory, as_json)

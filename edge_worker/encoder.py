@@ -16,7 +16,6 @@ from torch import Tensor
 from common.codec import CodedImages, Packed, encode, encode_images, measure_codings
 from common.data.datasets import ImageSet
 from common.errors import CodecError
-from common.strategies import Strategy
 from common.wire.messages import Record
 from edge_worker.outbox import Outbox
 
@@ -143,26 +142,27 @@ class Encoder:
             return self._encode_one(job.activations)
 
 
-def encoding_of(
-    strategy: Strategy, bits: int, image_set: ImageSet, batch_size: int
-) -> Callable[[Tensor], Packed | CodedImages]:
-    """Return what codes a batch of what goes up; for images, in the coding that takes the fewest bytes.
+def smallest_coding(image_set: ImageSet, batch_size: int) -> str:
+    """Return the coding in which images of a set take the fewest bytes, as some of them tell.
 
     Args:
-        strategy: says whether it is images.
-        bits: of one activation.
         image_set: is sampled to try the codings on.
         batch_size: images in a batch; they are coded together.
     """
-    if not strategy.sends_images:
-        return partial(encode, bits=bits)
     height, width = image_set.images(np.arange(1, dtype=np.int64)).shape[2:]
     count = max(1, min(len(image_set), batch_size, CODING_SAMPLE_PIXELS // (height * width)))
     sizes = measure_codings(image_set.images(np.arange(count, dtype=np.int64) * len(image_set) // count))
     coding = next(iter(sizes))
     told = ", ".join(f"{name} {size / count:.0f}" for name, size in sizes.items())
     log.info("images go up as %s (bytes for each: %s)", coding, told)
-    return lambda images_NCHW: _encode_images(images_NCHW, coding)
+    return coding
+
+
+def encoding_of(bits: int, coding: str | None) -> Callable[[Tensor], Packed | CodedImages]:
+    """Return what codes a batch: of images in `coding`, or without one of activations at so many bits."""
+    if coding is None:
+        return partial(encode, bits=bits)
+    return partial(_encode_images, coding=coding)
 
 
 def _encode_images(images_NCHW: Tensor, coding: str) -> CodedImages:

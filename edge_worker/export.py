@@ -130,7 +130,7 @@ def _fetch(cloud: Endpoint, session_id: str, limit: int) -> bytes:
                 "look at the link and export again"
             ) from None
         except grpc.RpcError as error:
-            raise _explain(error, cloud) from error
+            raise explain(error, cloud) from error
         finally:
             call.cancel()
             replies.stop()
@@ -142,7 +142,8 @@ def _fetch(cloud: Endpoint, session_id: str, limit: int) -> bytes:
     return b"".join(pieces)
 
 
-def _explain(error: grpc.RpcError, cloud: Endpoint) -> HeadwaterError:
+def explain(error: grpc.RpcError, cloud: Endpoint) -> HeadwaterError:
+    """Return what to raise where a call of the cloud has failed so."""
     code, details = error.code(), one_line(error.details() or "")
     if code in FATAL:
         return FATAL[code](f"the cloud at {cloud.address} refused: {details}")

@@ -24,7 +24,7 @@ from edge_worker.cloud import Cloud
 from edge_worker.config import TrainConfig
 from edge_worker.counters import Counters, TrainingTime
 from edge_worker.display import Display
-from edge_worker.encoder import encoding_of
+from edge_worker.encoder import encoding_of, smallest_coding
 from edge_worker.front import Front
 from edge_worker.loop import Plan, TrainingLoop
 from edge_worker.network import EdgeNetwork, build_network
@@ -128,7 +128,9 @@ class Work:
         self.device = device
         self.precision = resolve_precision(config.precision, device)
         self.front = Front(self.network, self._trainee(), self.dataset.mean, self.dataset.std)
-        self.encode = encoding_of(strategy, config.bits, self.dataset.train, config.batch_size)
+        images = strategy.sends_images
+        self.coding = smallest_coding(self.dataset.train, config.batch_size) if images else None
+        self.encode = encoding_of(config.bits, self.coding)
         self._check_spool()
 
     def _trainee(self) -> Trainee | None:

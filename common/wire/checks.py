@@ -22,6 +22,8 @@ MAX_NUMBER = 1 << 53
 # Far above any that trains; what torch multiplies float32 with must fit into float32.
 MAX_FACTOR = 1e6
 
+MAX_TEXT = 300  # of what a machine says of itself
+
 # Also keeps line breaks, terminal escapes and megabytes out of logs and error messages.
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _DIGEST = re.compile(r"[0-9a-f]{1,128}")
@@ -178,6 +180,20 @@ def _check_ack(ack: m.Ack, run: m.Run) -> None:
     )
     busy_s = ack.counters.busy_s
     check(math.isfinite(busy_s) and busy_s >= 0, f"busy_s must be 0 or more, got {busy_s}")
+
+
+def check_profile(profile: m.BackProfile) -> None:
+    """Check what a cloud says of its speed."""
+    for name in ("step_s", "gradient_step_s", "receive_s"):
+        value = getattr(profile, name)
+        check(math.isfinite(value) and value >= 0, f"{name} must be 0 or more, got {value}")
+    check(profile.step_s > 0, "the cloud says that a step takes no time")
+    for name in ("machine", "device"):
+        text = getattr(profile, name)
+        check(
+            len(text) <= MAX_TEXT and text.isprintable(),
+            f"{name} must be at most {MAX_TEXT} printable characters, got {shown(text)}",
+        )
 
 
 # ------------------------------------------------------------------ small parts

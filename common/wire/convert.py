@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from common.errors import SessionError, WireError
 from common.wire import messages as m
-from common.wire.checks import check_hello
+from common.wire.checks import check_hello, check_profile
 from common.wire.generated import training_pb2 as pb
 
 T = TypeVar("T")
@@ -127,6 +127,22 @@ def status_to_proto(status: m.Status) -> pb.StatusReply:
         counters=pb.Counters(**asdict(status.counters)),
         results=[_result_to_proto(result) for result in status.results],
     )
+
+
+def profile_to_proto(profile: m.BackProfile) -> pb.ProfileReply:
+    """Return the protobuf form of what a cloud measured."""
+    return pb.ProfileReply(**asdict(profile))
+
+
+def profile_from_proto(proto: pb.ProfileReply) -> m.BackProfile:
+    """Return what a cloud measured.
+
+    Raises:
+        WireError: a time is not above 0, or no number.
+    """
+    profile = _same_fields(proto, m.BackProfile)
+    check_profile(profile)
+    return profile
 
 
 # ------------------------------------------------------------------ small parts

@@ -201,6 +201,20 @@ Reply: TypeAlias = Welcome | Ack | Chunk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BackProfile:
+    """How fast a cloud would train a run; units are those of the .proto file."""
+
+    step_s: float
+    gradient_step_s: float
+    gradient_bytes: int
+    received_bytes: int
+    receive_s: float
+    machine: str
+    device: str
+    threads: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """Where a session stands."""
 

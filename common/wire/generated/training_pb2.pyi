@@ -1002,3 +1002,53 @@ class StatusReply(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___StatusReply: _TypeAlias = StatusReply  # noqa: Y015
+
+@_typing.final
+class ProfileReply(_message.Message):
+    """Seconds of one batch: medians, warm, while nobody else trains."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_S_FIELD_NUMBER: _builtins.int
+    GRADIENT_STEP_S_FIELD_NUMBER: _builtins.int
+    GRADIENT_BYTES_FIELD_NUMBER: _builtins.int
+    RECEIVED_BYTES_FIELD_NUMBER: _builtins.int
+    RECEIVE_S_FIELD_NUMBER: _builtins.int
+    MACHINE_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    THREADS_FIELD_NUMBER: _builtins.int
+    step_s: _builtins.float
+    """From one step's end to the next one's; the next batch is decoded meanwhile."""
+    gradient_step_s: _builtins.float
+    """"split-learning": decoding, the step and coding its gradient, one by one. Else 0."""
+    gradient_bytes: _builtins.int
+    """Of one serialised Gradient. Else 0."""
+    received_bytes: _builtins.int
+    """Of Chunk.data after the first chunk, ..."""
+    receive_s: _builtins.float
+    """... and in which time they came."""
+    machine: _builtins.str
+    """Described in a line."""
+    device: _builtins.str
+    """"cpu" or "cuda"."""
+    threads: _builtins.int
+    """Of torch."""
+    def __init__(
+        self,
+        *,
+        step_s: _builtins.float = ...,
+        gradient_step_s: _builtins.float = ...,
+        gradient_bytes: _builtins.int = ...,
+        received_bytes: _builtins.int = ...,
+        receive_s: _builtins.float = ...,
+        machine: _builtins.str = ...,
+        device: _builtins.str = ...,
+        threads: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "gradient_bytes", b"gradient_bytes", "gradient_step_s", b"gradient_step_s", "machine", b"machine", "receive_s", b"receive_s", "received_bytes", b"received_bytes", "step_s", b"step_s", "threads", b"threads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ProfileReply: _TypeAlias = ProfileReply  # noqa: Y015

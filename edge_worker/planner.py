@@ -1,0 +1,306 @@
+"""Which strategy, split point and width trains an epoch fastest: arithmetic over a profile, and nothing else.
+
+Edge, link and cloud work on different batches at once, so that a batch takes the slowest of the three. Beside
+that, the first batch fills the line and the last one drains it: once in a run, or once in an epoch where the
+edge is the slowest and waits at its end. Only split-learning is a chain: its batch takes the sum.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+METHOD = "hierarchical"
+# Where the best choice is looked for, bit/s.
+SLOWEST_BPS, FASTEST_BPS = 1e4, 1e10
+_STEPS_PER_DECADE = 40
+_PRECISION = 1.005
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coded:
+    """What one batch comes to at one width.
+
+    Attributes:
+        encode_s: seconds of the edge.
+        bytes: on the wire, framing included.
+    """
+
+    encode_s: float
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitCost:
+    """One split point; seconds and bytes are of one batch.
+
+    Attributes:
+        split: its name.
+        step_s: the edge trains front and exit, and loads and encodes beside that, at `bits`.
+        forward_s: the front forward alone.
+        learn_s: the front's step once its gradient is there, decoding included.
+        memory_bytes, chain_memory_bytes: the edge's peak with an exit, and with a gradient that comes back.
+        bits: the width at which `step_s` was measured.
+        widths: what each width comes to.
+        cloud_s: the cloud decodes and trains the back.
+        cloud_gradient_s: the same, and encodes the gradient, one after the other.
+        gradient_bytes: that come back, framing included.
+    """
+
+    split: str
+    step_s: float
+    forward_s: float
+    learn_s: float
+    memory_bytes: int
+    chain_memory_bytes: int
+    bits: int
+    widths: dict[int, Coded]
+    cloud_s: float
+    cloud_gradient_s: float
+    gradient_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagesCost:
+    """Images that go up; seconds and bytes are of one batch.
+
+    Attributes:
+        coding: the smallest one for them.
+        step_s: the edge loads and encodes.
+        bytes: on the wire, framing included.
+        reference_bytes: where the cloud has them already.
+        cloud_s: the cloud decodes, and trains the whole network.
+        memory_bytes: the edge's peak.
+    """
+
+    coding: str
+    step_s: float
+    bytes: int
+    reference_bytes: int
+    cloud_s: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WholeCost:
+    """The whole network on the edge: seconds of one batch, and the peak of its memory in bytes."""
+
+    step_s: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """All that was measured of one training.
+
+    Attributes:
+        batches: full ones that an epoch's images make, 2.5 where the third one is half as large.
+        epochs: of the run; images that go up once are spread over them.
+        whole: all on the edge; None where the edge could not.
+        images: all in the cloud.
+        splits: the network parted, by split point.
+    """
+
+    batches: float
+    epochs: int
+    whole: WholeCost | None
+    images: ImagesCost
+    splits: tuple[SplitCost, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A link; rates in bit/s, the latency is of one way."""
+
+    up_bps: float
+    down_bps: float
+    latency_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One choice, and what an epoch of it takes.
+
+    Attributes:
+        strategy: its name; "full-cloud, once" where the cloud keeps the images.
+        split, bits: None where they do not apply.
+        epoch_s: seconds.
+        edge_s, link_s, cloud_s: seconds in which each is busy.
+        bytes_up: that go up.
+        memory_bytes: the edge's peak.
+    """
+
+    strategy: str
+    split: str | None
+    bits: int | None
+    epoch_s: float
+    edge_s: float
+    link_s: float
+    cloud_s: float
+    bytes_up: float
+    memory_bytes: int
+
+    @property
+    def bottleneck(self) -> str:
+        """Which of the three is busy longest."""
+        busy = {"edge": self.edge_s, "link": self.link_s, "cloud": self.cloud_s}
+        return max(busy, key=lambda name: busy[name])
+
+    @property
+    def name(self) -> str:
+        """The choice in words."""
+        if self.split is None:
+            return self.strategy
+        return f"{self.strategy} at {self.split}, {self.bits} bits"
+
+
+def plans(costs: Costs, link: Link) -> Iterator[Plan]:
+    """Yield every choice with what it takes over `link`."""
+    if costs.whole is not None:
+        yield _full_edge(costs, costs.whole)
+    yield _full_cloud(costs, link, once=False)
+    yield _full_cloud(costs, link, once=True)
+    for split in costs.splits:
+        for bits in split.widths:
+            yield _hierarchical(costs, split, bits, link)
+            yield _split_learning(costs, split, bits, link)
+
+
+def rank(costs: Costs, link: Link, edge_memory: int | None = None) -> list[Plan]:
+    """Return the choices that fit into the edge's memory, the fastest first; of equals, the lighter one."""
+    fitting = [each for each in plans(costs, link) if edge_memory is None or each.memory_bytes <= edge_memory]
+    return sorted(fitting, key=lambda each: (each.epoch_s, each.bytes_up))
+
+
+def changes(
+    costs: Costs, down_over_up: float, latency_s: float, edge_memory: int | None = None
+) -> list[tuple[float, Plan]]:
+    """Return from which uplink rate on, in bit/s, which choice is the best; the first is from the slowest on.
+
+    Args:
+        costs: what was measured.
+        down_over_up: the downlink's rate, in rates of the uplink.
+        latency_s: of one way.
+        edge_memory: bytes that the edge has.
+    """
+
+    def best(rate: float) -> Plan | None:
+        ranked = rank(
+            costs, Link(up_bps=rate, down_bps=rate * down_over_up, latency_s=latency_s), edge_memory
+        )
+        return ranked[0] if ranked else None
+
+    found: list[tuple[float, Plan]] = []
+    steps = round(math.log10(FASTEST_BPS / SLOWEST_BPS) * _STEPS_PER_DECADE)
+    before = SLOWEST_BPS
+    for step in range(steps + 1):
+        rate = SLOWEST_BPS * 10 ** (step / _STEPS_PER_DECADE)
+        here = best(rate)
+        if here is None:
+            return []
+        if not found:
+            found.append((rate, here))
+        elif here.name != found[-1][1].name:
+            low, high = before, rate
+            while high / low > _PRECISION:
+                middle = math.sqrt(low * high)
+                same = best(middle)
+                low, high = (middle, high) if same and same.name == found[-1][1].name else (low, middle)
+            found.append((high, here))
+        before = rate
+    return found
+
+
+def verdict(ranked: Sequence[Plan]) -> str:
+    """Say plainly what is best, and where the method is not."""
+    if not ranked:
+        return "nothing fits into the memory of the edge; raise --edge-memory"
+    first = ranked[0]
+    if first.strategy == METHOD:
+        return f"best: {first.name}; the {first.bottleneck} is what takes time"
+    method = next((each for each in ranked if each.strategy == METHOD), None)
+    if method is None:
+        return f"best: {first.name}; no split of the network fits into the memory of the edge"
+    times = method.epoch_s / first.epoch_s
+    return (
+        f"{first.name} is faster here than the method: its best choice, {method.name}, takes "
+        f"{times:.2f} times as long, and the {method.bottleneck} is what holds it up"
+    )
+
+
+# ------------------------------------------------------------------ one strategy each
+
+
+def _hierarchical(costs: Costs, split: SplitCost, bits: int, link: Link) -> Plan:
+    coded = split.widths[bits]
+    edge_s = split.step_s + coded.encode_s - split.widths[split.bits].encode_s
+    link_s = 8 * coded.bytes / link.up_bps
+    busy = (edge_s, link_s, split.cloud_s)
+    # The edge evaluates its exit at an epoch's end, and goes on when all before is applied.
+    fills = 1.0 if edge_s == max(busy) else 1 / costs.epochs
+    fill_s = fills * (sum(busy) - max(busy) + 2 * link.latency_s)
+    return _plan(costs, METHOD, (split.split, bits), max(busy), busy, coded.bytes, split.memory_bytes, fill_s)
+
+
+def _split_learning(costs: Costs, split: SplitCost, bits: int, link: Link) -> Plan:
+    coded = split.widths[bits]
+    edge_s = split.forward_s + coded.encode_s + split.learn_s
+    link_s = 8 * coded.bytes / link.up_bps + 8 * split.gradient_bytes / link.down_bps
+    chain_s = edge_s + link_s + split.cloud_gradient_s + 2 * link.latency_s
+    return _plan(
+        costs,
+        "split-learning",
+        (split.split, bits),
+        chain_s,
+        (edge_s, link_s, split.cloud_gradient_s),
+        coded.bytes,
+        split.chain_memory_bytes,
+    )
+
+
+def _full_cloud(costs: Costs, link: Link, once: bool) -> Plan:
+    images = costs.images
+    again = images.reference_bytes if once else images.bytes
+    first, later = ((images.step_s, 8 * size / link.up_bps, images.cloud_s) for size in (images.bytes, again))
+    if once:  # nothing is loaded or encoded any more
+        later = (0.0, *later[1:])
+    share = 1 / costs.epochs
+    busy = [share * one + (1 - share) * other for one, other in zip(first, later, strict=True)]
+    return _plan(
+        costs,
+        "full-cloud, once" if once else "full-cloud",
+        (None, None),
+        share * max(first) + (1 - share) * max(later),
+        (busy[0], busy[1], busy[2]),
+        share * images.bytes + (1 - share) * again,
+        images.memory_bytes,
+        share * (sum(first) - max(first) + 2 * link.latency_s),
+    )
+
+
+def _full_edge(costs: Costs, whole: WholeCost) -> Plan:
+    busy = (whole.step_s, 0.0, 0.0)
+    return _plan(costs, "full-edge", (None, None), whole.step_s, busy, 0.0, whole.memory_bytes)
+
+
+def _plan(
+    costs: Costs,
+    strategy: str,
+    where: tuple[str | None, int | None],
+    batch_s: float,
+    busy: tuple[float, float, float],
+    batch_bytes: float,
+    memory_bytes: int,
+    fill_s: float = 0.0,
+) -> Plan:
+    edge_s, link_s, cloud_s = (costs.batches * each for each in busy)
+    return Plan(
+        strategy=strategy,
+        split=where[0],
+        bits=where[1],
+        epoch_s=costs.batches * batch_s + fill_s,
+        edge_s=edge_s,
+        link_s=link_s,
+        cloud_s=cloud_s,
+        bytes_up=costs.batches * batch_bytes,
+        memory_bytes=memory_bytes,
+    )

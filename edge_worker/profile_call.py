@@ -1,0 +1,94 @@
+"""Asks a cloud how fast it would train a run."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import grpc
+
+from common.errors import CapacityError, CloudError
+from common.link.framing import wire_bytes
+from common.wire import convert
+from common.wire.generated import training_pb2_grpc as pb_grpc
+from common.wire.messages import MAX_CHUNK_BYTES, BackProfile, Chunk, Hello, Request, Run
+from common.wire.reassembly import chunks_of
+from edge_worker.access import endpoint
+from edge_worker.config import TrainConfig
+from edge_worker.export import explain
+
+log = logging.getLogger(__name__)
+
+# As many batches are sent as fit into so many bytes, but no fewer than two: a slow link takes long for them.
+SAMPLE_BYTES = 1 << 20
+MIN_BATCHES, MAX_BATCHES = 2, 4
+CHUNK_BYTES = 64 << 10
+CALL_S = 900.0
+# While the cloud measures another edge's network.
+TRIES, PAUSE_S = 30, 10.0
+# It is not looked at.
+NO_SESSION = "00000000-0000-4000-8000-000000000000"
+
+
+class Asked:
+    """The cloud of a profile.
+
+    Args:
+        config: where it is.
+        pause: waits so many seconds.
+    """
+
+    def __init__(self, config: TrainConfig, pause: Callable[[float], None] = time.sleep) -> None:
+        self._cloud = endpoint(config.cloud, config)
+        self._pause = pause
+
+    def ask(self, run: Run | None, records: Sequence[bytes]) -> BackProfile:
+        """Return what the cloud measured of a run on some of these batches.
+
+        Raises:
+            CapacityError: it measures other edges all the time, or the run is too large for it.
+            CloudError: it cannot be reached, or took too long.
+            HeadwaterError: it refuses, or answers what cannot be.
+        """
+        assert run is not None  # whoever asks has a cloud
+        hello = Hello(session_id=NO_SESSION, generation=1, run=run, losses_from=0)
+        requests: list[Request] = [hello, *_sample(records)]
+        for attempt in range(TRIES):
+            try:
+                return self._call(requests)
+            except CapacityError as error:
+                if attempt + 1 == TRIES or "another edge" not in str(error):
+                    raise
+                log.info("the cloud measures another edge's network; trying again in %.0f s", PAUSE_S)
+                self._pause(PAUSE_S)
+        raise AssertionError("the last attempt returns or raises")
+
+    def _call(self, requests: Sequence[Request]) -> BackProfile:
+        with self._cloud.open() as channel:
+            stub = pb_grpc.TrainingStub(channel)  # type: ignore[no-untyped-call]
+            try:
+                sent = iter([convert.request_to_proto(each) for each in requests])
+                return convert.profile_from_proto(stub.Profile(sent, timeout=CALL_S))
+            except grpc.RpcError as error:
+                if error.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED):
+                    raise CloudError(
+                        f"the cloud at {self._cloud.address} did not come to an end with measuring; try a "
+                        "smaller --batch-size, or a link that is less busy"
+                    ) from error
+                raise explain(error, self._cloud) from error
+
+
+def on_the_wire(record_bytes: int) -> int:
+    """Return what a record takes with its framing, in the largest chunks."""
+    whole, left = divmod(record_bytes, MAX_CHUNK_BYTES)
+    return whole * wire_bytes(MAX_CHUNK_BYTES) + (wire_bytes(left) if left else 0)
+
+
+def _sample(records: Sequence[bytes]) -> list[Chunk]:
+    chunks: list[Chunk] = []
+    sent = 0
+    for number, record in enumerate(records[:MAX_BATCHES]):
+        if number >= MIN_BATCHES and sent + len(record) > SAMPLE_BYTES:
+            break
+        chunks += chunks_of(record, CHUNK_BYTES)
+        sent += len(record)
+    return chunks

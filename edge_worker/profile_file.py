@@ -1,0 +1,111 @@
+"""The file that `edge-worker profile` writes and `plan` reads: JSON, with what it was measured on."""
+
+import json
+import math
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin
+
+from common.durable import write_atomic
+from common.errors import ConfigError
+from edge_worker.planner import Costs, Link
+
+T = TypeVar("T")
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """A profile.
+
+    Attributes:
+        settings: of the training that it is of.
+        edge, cloud: the machines, in words.
+        link: as it was emulated or measured.
+        costs: what was measured.
+        made: when, ISO 8601, UTC.
+    """
+
+    settings: dict[str, Any]
+    edge: str
+    cloud: str
+    link: Link
+    costs: Costs
+    made: str = ""
+
+
+def write_profile(path: Path, measured: Measured) -> None:
+    """Write a profile; raises CheckpointError where the disk does not take it."""
+    made = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    document = {"format": FORMAT, **asdict(measured), "made": made}
+    write_atomic(path, json.dumps(document, indent=2, default=str).encode() + b"\n")
+
+
+def read_profile(path: Path) -> Measured:
+    """Return a profile.
+
+    Raises:
+        ConfigError: there is none at `path`, or it is damaged.
+    """
+    try:
+        document = json.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(
+            f"--profile {path} cannot be read: {error.strerror}; edge-worker profile writes one"
+        ) from error
+    except ValueError as error:
+        raise ConfigError(f"--profile {path} is no profile: {error}") from error
+    try:
+        if document.pop("format") != FORMAT:
+            raise ValueError("it is of another release; measure again")
+        made: Measured = _made(Measured, document)
+        _check(made)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ConfigError(f"--profile {path} is no profile: {error}") from error
+    return made
+
+
+def _check(measured: Measured) -> None:
+    """Raise ValueError where a plan could not reckon with what a file says."""
+    costs, link = measured.costs, measured.link
+    positive = {"batches": costs.batches, "epochs": costs.epochs}
+    positive |= {"up_bps": link.up_bps, "down_bps": link.down_bps}
+    positive |= {f"step_s of {each.split}": each.step_s for each in costs.splits}
+    if costs.whole is not None:
+        positive["step_s of the whole"] = costs.whole.step_s
+    for name, value in positive.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be above 0, got {value}")
+    for each in costs.splits:
+        if each.bits not in each.widths:
+            raise ValueError(
+                f"{each.split} was measured at {each.bits} bits, but has only {list(each.widths)}"
+            )
+
+
+def _made(kind: Any, value: Any) -> Any:
+    """Return `value`, as JSON has it, as a `kind`; raises ValueError or TypeError where it is none."""
+    if isinstance(kind, type) and is_dataclass(kind):
+        if not isinstance(value, dict) or set(value) != {field.name for field in fields(kind)}:
+            raise ValueError(f"{kind.__name__} needs {', '.join(field.name for field in fields(kind))}")
+        return kind(**{field.name: _made(field.type, value[field.name]) for field in fields(kind)})
+    if get_origin(kind) is UnionType:
+        return None if value is None else _made(get_args(kind)[0], value)
+    if get_origin(kind) is tuple:
+        return tuple(_made(get_args(kind)[0], each) for each in value)
+    if get_origin(kind) is dict:
+        key, content = get_args(kind)
+        return {key(name): _made(content, each) for name, each in value.items()}
+    if kind is float:
+        number = float(value)
+        if not math.isfinite(number) or number < 0:
+            raise ValueError(f"{value!r} is no number from 0 on")
+        return number
+    if kind is Any:
+        return value
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r} should be {kind.__name__}")
+    return value

@@ -1,0 +1,66 @@
+"""What a training would take: measured by real processes, and ranked."""
+
+import json
+import subprocess
+
+import pytest
+
+from benchmarks.processes import program, worker_env
+
+SETTINGS = (
+    "--dataset synthetic --train-limit 160 --test-limit 20 --batch-size 16 --model resnet18 --threads 1 "
+    "--precision float32 --workers 1 --link-rate 5mbit --link-latency 20ms --epochs 3 --images once"
+).split()
+
+
+def run(*arguments):
+    command = [*program("edge-worker"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=worker_env(), timeout=250)
+
+
+def test_a_profile_has_what_a_plan_needs(clouds, tmp_path):
+    """Both sides' times, the record's bytes, memory; and the plan reckons with them, for another link too."""
+    cloud, path = clouds(), tmp_path / "profile.json"
+    done = run("profile", "--cloud", cloud.address, *SETTINGS, "--splits", "layer3", "--out", path)
+    assert done.returncode == 0, done.stderr
+    assert f"edge-worker plan --profile {path}" in done.stdout
+
+    measured = json.loads(path.read_text())
+    (split,) = measured["costs"]["splits"]
+    for name in ("step_s", "forward_s", "learn_s", "memory_bytes", "cloud_s", "cloud_gradient_s"):
+        assert split[name] > 0, name
+    sizes = [split["widths"][bits]["bytes"] for bits in ("8", "4", "2")]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] > 0
+    # 256 values of 2x2 for each of 16 images, of 8 bits and fewer.
+    assert sizes[0] < 16 * 1024 * 1.3
+    # A downlink that is not emulated has no bound.
+    assert measured["link"] == {"up_bps": 5e6, "down_bps": 1e10, "latency_s": 0.02}
+    assert measured["costs"]["batches"] == 10
+    assert list(cloud.run_dir.glob("*-*")) == []  # no session was opened
+
+    ranked = json.loads(run("plan", "--profile", path, "--json").stdout)["plans"]
+    assert len(ranked) == 3 + 2 * 3
+    assert [each["epoch_s"] for each in ranked] == sorted(each["epoch_s"] for each in ranked)
+    slow = json.loads(run("plan", "--profile", path, "--link-rate", "10kbit", "--json").stdout)
+    assert slow["plans"][0]["strategy"] == "full-edge"
+    assert slow["verdict"].startswith("full-edge is faster here than the method")
+    assert "best choice by the uplink's rate" in run("plan", "--profile", path).stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["--splits", "layer9"], "resnet18 has no split point 'layer9'"),
+        (["--cloud", "127.0.0.1:9"], "no cloud answers at 127.0.0.1:9"),
+        (["--model", "resnet19"], "resnet19"),
+        (["--out", "/nowhere/profile.json"], "--out /nowhere/profile.json: there is no folder /nowhere"),
+    ],
+)
+def test_what_cannot_be_measured_is_said_and_leaves_no_file(tmp_path, arguments, complaint):
+    done = run("profile", *SETTINGS, "--out", tmp_path / "profile.json", *arguments)
+
+    assert done.returncode == 1
+    assert complaint in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

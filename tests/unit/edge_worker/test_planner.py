@@ -1,0 +1,192 @@
+"""What the planner reckons from a profile: by hand, and by what must hold whatever the profile says."""
+
+import dataclasses
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_worker.planner import (
+    FASTEST_BPS,
+    SLOWEST_BPS,
+    Coded,
+    Costs,
+    ImagesCost,
+    Link,
+    SplitCost,
+    WholeCost,
+    changes,
+    plans,
+    rank,
+    verdict,
+)
+
+MB = 1_000_000
+EARLY = SplitCost(
+    split="layer1",
+    step_s=0.2,
+    forward_s=0.05,
+    learn_s=0.1,
+    memory_bytes=100 * MB,
+    chain_memory_bytes=110 * MB,
+    bits=4,
+    widths={8: Coded(encode_s=0.03, bytes=200_000), 4: Coded(encode_s=0.02, bytes=100_000)},
+    cloud_s=0.4,
+    cloud_gradient_s=0.5,
+    gradient_bytes=250_000,
+)
+LATE = dataclasses.replace(
+    EARLY,
+    split="layer3",
+    step_s=0.5,
+    memory_bytes=200 * MB,
+    widths={8: Coded(encode_s=0.02, bytes=20_000), 4: Coded(encode_s=0.01, bytes=10_000)},
+    cloud_s=0.2,
+)
+COSTS = Costs(
+    batches=10,
+    epochs=5,
+    whole=WholeCost(step_s=1.0, memory_bytes=300 * MB),
+    images=ImagesCost(
+        coding="webp",
+        step_s=0.04,
+        bytes=50_000,
+        reference_bytes=1000,
+        cloud_s=0.6,
+        memory_bytes=50 * MB,
+    ),
+    splits=(EARLY, LATE),
+)
+LINK = Link(up_bps=4e6, down_bps=8e6, latency_s=0.01)
+
+
+def plan(name, link=LINK, costs=COSTS):
+    return next(each for each in plans(costs, link) if each.name == name)
+
+
+@pytest.mark.parametrize(
+    ("name", "epoch_s", "bottleneck", "bytes_up"),
+    [
+        # 8 * 100 kB / 4 Mbit/s = 0.2 s, as the edge; the cloud takes 0.4 s. Once in five epochs the line
+        # fills: 0.2 + 0.2 + 0.02 s.
+        ("hierarchical at layer1, 4 bits", 4.0 + 0.42 / 5, "cloud", 1_000_000),
+        # Its encoding takes 10 ms more than that of the width that was measured. At each end of an epoch the edge
+        # waits for 0.04 s of the link, 0.2 s of the cloud and 0.02 s of delay.
+        ("hierarchical at layer3, 8 bits", 5.1 + 0.26, "edge", 200_000),
+        # 0.05 + 0.02 + 0.1 on the edge, 0.2 + 0.25 on the link, 0.5 at the cloud, 0.02 of delay.
+        ("split-learning at layer1, 4 bits", 11.4, "cloud", 1_000_000),
+        # 0.1 s on the link hide behind the cloud's 0.6 s; 0.04 + 0.1 + 0.02 s fill the line.
+        ("full-cloud", 6.0 + 0.16 / 5, "cloud", 500_000),
+        ("full-cloud, once", 6.0 + 0.16 / 5, "cloud", 108_000),
+        ("full-edge", 10.0, "edge", 0),
+    ],
+)
+def test_what_an_epoch_takes_by_hand(name, epoch_s, bottleneck, bytes_up):
+    found = plan(name)
+
+    assert found.epoch_s == pytest.approx(epoch_s)
+    assert found.bottleneck == bottleneck
+    assert found.bytes_up == pytest.approx(bytes_up)
+
+
+def test_images_that_go_up_once_are_spread_over_the_epochs():
+    """At 0.4 Mbit/s a batch of images takes the link 1 s, one of numbers 0.02 s."""
+    slow = dataclasses.replace(LINK, up_bps=0.4e6)
+
+    fill_s = 0.6 + 0.04 + 0.02
+    assert plan("full-cloud", slow).epoch_s == pytest.approx(10.0 + fill_s / 5)
+    assert plan("full-cloud, once", slow).epoch_s == pytest.approx((10.0 + 4 * 6.0 + fill_s) / 5)
+    single = dataclasses.replace(COSTS, epochs=1)
+    assert plan("full-cloud, once", slow, single).epoch_s == pytest.approx(10.0 + fill_s)
+
+
+def test_an_epoch_with_half_a_batch_takes_half_of_its_time():
+    half = dataclasses.replace(COSTS, batches=9.5)
+
+    assert plan("full-edge", costs=half).epoch_s == pytest.approx(9.5)
+
+
+def test_what_the_edge_could_not_measure_is_no_choice():
+    names = {each.name for each in plans(dataclasses.replace(COSTS, whole=None), LINK)}
+
+    assert "full-edge" not in names
+    assert "full-cloud" in names
+
+
+def test_the_fastest_comes_first_and_of_equals_the_lighter_one():
+    names = [each.name for each in rank(COSTS, LINK)]
+
+    assert names[:3] == [
+        "hierarchical at layer1, 4 bits",
+        "hierarchical at layer1, 8 bits",
+        "hierarchical at layer3, 4 bits",
+    ]
+    assert names[-1] == "split-learning at layer1, 8 bits"
+    assert len(names) == 3 + 2 * 2 * 2
+
+
+def test_what_does_not_fit_into_the_edge_s_memory_is_left_out():
+    fitting = {each.name for each in rank(COSTS, LINK, edge_memory=100 * MB)}
+
+    assert "full-edge" not in fitting
+    assert not any("layer3" in name for name in fitting)
+    assert "hierarchical at layer1, 4 bits" in fitting
+    assert rank(COSTS, LINK, edge_memory=1) == []
+
+
+def test_the_rates_at_which_the_best_choice_changes():
+    """All on the edge until the link carries what a late cut sends; then an early cut, which spares it."""
+    turns = changes(COSTS, down_over_up=2.0, latency_s=0.01)
+
+    assert [choice.name for _, choice in turns] == [
+        "full-edge",
+        "hierarchical at layer3, 4 bits",
+        "hierarchical at layer1, 4 bits",
+    ]
+    # 8 * 10 kB in the 1 s of full-edge; 8 * 100 kB in the 0.5 s of layer3.
+    assert [rate for rate, _ in turns] == [
+        SLOWEST_BPS,
+        pytest.approx(80e3, rel=0.03),
+        pytest.approx(1.6e6, rel=0.03),
+    ]
+
+
+def test_nothing_that_fits_changes_nothing():
+    assert changes(COSTS, down_over_up=1.0, latency_s=0.0, edge_memory=1) == []
+
+
+@given(
+    rate=st.floats(SLOWEST_BPS, FASTEST_BPS),
+    faster=st.floats(1.0, 100.0),
+    latency_s=st.floats(0, 1),
+)
+def test_a_faster_link_makes_nothing_slower_and_nothing_is_faster_than_its_slowest_part(
+    rate, faster, latency_s
+):
+    slow = {each.name: each for each in plans(COSTS, Link(up_bps=rate, down_bps=rate, latency_s=latency_s))}
+    rate *= faster
+    fast = {each.name: each for each in plans(COSTS, Link(up_bps=rate, down_bps=rate, latency_s=latency_s))}
+
+    for name, each in slow.items():
+        assert fast[name].epoch_s <= each.epoch_s * (1 + 1e-12)
+        assert each.epoch_s >= max(each.edge_s, each.link_s, each.cloud_s) * (1 - 1e-12)
+
+
+def test_the_verdict_says_what_holds_the_best_choice_up():
+    assert verdict(rank(COSTS, LINK)) == "best: hierarchical at layer1, 4 bits; the cloud is what takes time"
+
+
+def test_the_verdict_says_plainly_where_the_method_loses():
+    """A slow link and an early cut: images are smaller than activations."""
+    early = dataclasses.replace(COSTS, splits=(EARLY,), whole=WholeCost(step_s=9.0, memory_bytes=0))
+    slow = dataclasses.replace(LINK, up_bps=0.4e6)
+
+    assert verdict(rank(early, slow)) == (
+        "full-cloud, once is faster here than the method: its best choice, hierarchical at layer1, 4 bits, "
+        "takes 2.90 times as long, and the link is what holds it up"
+    )
+
+
+def test_the_verdict_where_nothing_or_no_split_fits():
+    assert "raise --edge-memory" in verdict([])
+    assert "no split of the network fits" in verdict(rank(COSTS, LINK, edge_memory=60 * MB))

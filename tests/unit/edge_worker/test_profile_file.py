@@ -1,0 +1,120 @@
+"""The profile's file: what is written is read again, and what is none is refused."""
+
+import json
+
+import pytest
+
+from common.errors import ConfigError
+from common.units import parse_rate
+from edge_worker.plan_table import link_of, show_plan
+from edge_worker.planner import Link
+from edge_worker.profile_file import Measured, read_profile, write_profile
+from tests.unit.edge_worker.test_planner import COSTS, LINK
+
+MEASURED = Measured(
+    settings={"model": "resnet18", "dataset": "cifar10", "train_limit": None},
+    edge="a Pi",
+    cloud="a server",
+    link=LINK,
+    costs=COSTS,
+)
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "profile.json"
+
+
+def test_what_is_written_is_read_again(path):
+    write_profile(path, MEASURED)
+
+    found = read_profile(path)
+    assert (found.costs, found.link, found.settings) == (COSTS, LINK, MEASURED.settings)
+    assert found.made.endswith("+00:00")
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (lambda document: document.update(format=2), "another release; measure again"),
+        (lambda document: document.pop("format"), "is no profile: 'format'"),
+        (lambda document: document.pop("costs"), "Measured needs settings, edge"),
+        (lambda document: document["costs"].update(more=1), "Costs needs batches"),
+        (lambda document: document["costs"].update(epochs="ten"), "'ten' should be int"),
+        (lambda document: document["costs"].update(epochs=0), "epochs must be above 0"),
+        (lambda document: document["link"].update(up_bps=0), "up_bps must be above 0"),
+        (lambda document: document["costs"]["whole"].update(step_s=0), "step_s of the whole must be above 0"),
+        (
+            lambda document: document["costs"]["splits"][0].update(bits=2),
+            "layer1 was measured at 2 bits, but has only",
+        ),
+        (lambda document: document["costs"]["whole"].update(step_s=-1.0), "-1.0 is no number from 0 on"),
+        (lambda document: document["link"].update(up_bps=float("nan")), "nan is no number from 0 on"),
+        (lambda document: document["costs"].update(splits=7), "not iterable"),
+    ],
+)
+def test_what_is_no_profile_is_refused(path, change, complaint):
+    write_profile(path, MEASURED)
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+    with pytest.raises(ConfigError, match=complaint):
+        read_profile(path)
+
+
+def test_a_file_that_is_missing_or_no_json_is_refused(path):
+    with pytest.raises(ConfigError, match=r"cannot be read: No such file.* edge-worker profile writes one"):
+        read_profile(path)
+    path.write_text("{")
+    with pytest.raises(ConfigError, match="is no profile"):
+        read_profile(path)
+    path.write_text("[]")
+    with pytest.raises(ConfigError, match="is no profile"):
+        read_profile(path)
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ((None, None, None), LINK),
+        ((parse_rate("1mbit"), None, None), Link(up_bps=1e6, down_bps=1e6, latency_s=0.01)),
+        ((None, parse_rate("1mbit"), None), Link(up_bps=4e6, down_bps=1e6, latency_s=0.01)),
+        ((None, None, 0.5), Link(up_bps=4e6, down_bps=8e6, latency_s=0.5)),
+        ((parse_rate("3g"), None, None), Link(up_bps=1e6, down_bps=4e6, latency_s=0.05)),
+        ((parse_rate("3g"), None, 0.0), Link(up_bps=1e6, down_bps=4e6, latency_s=0.0)),
+    ],
+)
+def test_another_link_takes_the_place_of_what_was_measured(given, wanted):
+    assert link_of(LINK, *given) == wanted
+
+
+def test_the_table_has_the_choices_and_what_would_change_them(capsys):
+    show_plan(MEASURED, LINK, None, as_json=False)
+
+    said = capsys.readouterr().out
+    assert "resnet18 on cifar10, uplink of 4mbit: one epoch" in said
+    first = next(line for line in said.splitlines() if "hierarchical" in line)
+    assert "hierarchical at layer1, 4 bits" in first
+    assert "best: hierarchical at layer1, 4 bits; the cloud is what takes time." in said
+    assert "A link 2 times as fast: hierarchical at layer1, 4 bits, 1.00 times as fast." in said
+    assert "from 10kbit: full-edge" in said
+    assert "edge: a Pi; cloud: a server" in said
+
+
+def test_json_has_all_of_it(capsys):
+    show_plan(MEASURED, LINK, 100_000_000, as_json=True)
+
+    found = json.loads(capsys.readouterr().out)
+    assert found["plans"][0]["split"] == "layer1"
+    assert found["plans"][0]["bottleneck"] == "cloud"
+    assert found["verdict"].startswith("best: hierarchical")
+    assert [each["times"] for each in found["faster_link"]] == [2, 10]
+    assert all(each["memory_bytes"] <= 100_000_000 for each in found["plans"])
+
+
+def test_nothing_that_fits_is_said(capsys):
+    show_plan(MEASURED, LINK, 1, as_json=False)
+    assert "nothing fits into the memory of the edge" in capsys.readouterr().out
+    show_plan(MEASURED, LINK, 1, as_json=True)
+    assert json.loads(capsys.readouterr().out)["plans"] == []
