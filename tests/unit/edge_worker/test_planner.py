@@ -70,7 +70,7 @@ def plan(name, link=LINK, costs=COSTS):
         # 8 * 100 kB / 4 Mbit/s = 0.2 s, as the edge; the cloud takes 0.4 s. Once in five epochs the line
         # fills: 0.2 + 0.2 + 0.02 s.
         ("hierarchical at layer1, 4 bits", 4.0 + 0.42 / 5, "cloud", 1_000_000),
-        # Its encoding takes 10 ms more than that of the width that was measured. At each end of an epoch the edge
+        # Its encoding takes 10 ms more than that of the width that was measured. At an epoch's end the edge
         # waits for 0.04 s of the link, 0.2 s of the cloud and 0.02 s of delay.
         ("hierarchical at layer3, 8 bits", 5.1 + 0.26, "edge", 200_000),
         # 0.05 + 0.02 + 0.1 on the edge, 0.2 + 0.25 on the link, 0.5 at the cloud, 0.02 of delay.
