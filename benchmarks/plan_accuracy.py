@@ -24,10 +24,10 @@ from edge_worker.planner import Costs, Link, plans
 from edge_worker.profile_file import read_profile
 
 STRATEGIES = {
-    "hierarchical": "hierarchical",
-    "split-learning": "split-learning",
-    "full-cloud, resend": "full-cloud",
-    "full-edge": "full-edge",
+    "hierarchical": ("hierarchical", None),
+    "split-learning": ("split-learning", None),
+    "full-cloud, resend": ("full-cloud", "resend"),
+    "full-edge": ("full-edge", None),
 }
 RATES = ("1mbit", "5mbit", "20mbit")
 BAR, MEDIAN_BAR = 0.10, 0.05
@@ -47,15 +47,12 @@ def profiled(case: Case, work: Path, data: list[str]) -> Costs:
     return read_profile(path).costs
 
 
-def predicted(costs: Costs, case: Case, strategy: str, rate: str) -> float:
+def predicted(costs: Costs, case: Case, strategy: tuple[str, str | None], rate: str) -> float:
     """Return the seconds of an epoch that the plan reckons with."""
     bps = float(parse_rate(rate))
     link = Link(up_bps=bps, down_bps=bps)
-    wanted = [
-        plan
-        for plan in plans(costs, link)
-        if plan.strategy == strategy and plan.split in (None, case.split) and plan.bits in (None, BITS)
-    ]
+    wanted = [each for each in plans(costs, link) if (each.strategy, each.images) == strategy]
+    wanted = [each for each in wanted if (each.split, each.bits) in ((None, None), (case.split, BITS))]
     return wanted[0].epoch_s
 
 
@@ -77,7 +74,7 @@ def main(report: Report, data_dir: Path, work: Path | None) -> None:
                     here = base / f"{case.model}-{rate}" / name.replace(", ", "-")
                     epoch_s = train(here, name, settings_of(case, rate, data))["train_wall_s"] / EPOCHS
                     plan_s = predicted(costs, case, strategy, rate)
-                    cell = {**case._asdict(), "rate": rate, "bits": BITS, "strategy": strategy}
+                    cell = {**case._asdict(), "rate": rate, "bits": BITS, "strategy": name}
                     report.figure("predicted_epoch_s", cell, plan_s, "s")
                     report.figure("measured_epoch_s", cell, epoch_s, "s")
                     errors.append(abs(plan_s / epoch_s - 1))

@@ -58,7 +58,8 @@ def export_network(path: Path, cloud: str | None, access: Access, out: Path) -> 
         weights |= _back(missing, _cloud(run_dir, cloud, access), session_id)
     metadata = _metadata(summary, spec, out)
     write_atomic(out, tensors_to_bytes(weights, metadata))
-    return [f"wrote {out} ({len(weights)} tensors); load it with:", "", metadata["load"]]
+    here = "\n".join(loading_lines(spec, str(out)))
+    return [f"wrote {out} ({len(weights)} tensors); load it with:", "", here]
 
 
 def _spec(summary: dict[str, Any]) -> ModelSpec:

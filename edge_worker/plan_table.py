@@ -1,6 +1,7 @@
 """`edge-worker plan`: the choices, the fastest first, and what would change them."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -9,10 +10,10 @@ from rich.table import Table
 
 from common.console import table_console
 from common.units import Rate, format_duration, format_rate, format_size, resolve_link
-from edge_worker.planner import Link, Plan, changes, rank, verdict
+from edge_worker.planner import NO_TIME, Link, Plan, best_of, changes, rank, verdict
 from edge_worker.profile_file import Measured
 
-SHOWN = 12
+SHOWN = 8
 FASTER = (2, 10)
 
 
@@ -39,9 +40,17 @@ def show_plan(measured: Measured, link: Link, edge_memory: int | None, as_json: 
     click.echo(verdict(ranked) + ".")
     if not ranked:
         return
+    click.echo(
+        "This is about time alone: what fewer bits and an earlier cut cost in accuracy, only training tells."
+    )
     for times, choices in faster:
         gain = ranked[0].epoch_s / choices[0].epoch_s
-        click.echo(f"A link {times} times as fast: {choices[0].name}, {gain:.2f} times as fast.")
+        would = (
+            "gain nothing"
+            if gain < 1 + NO_TIME
+            else f"be {gain:.2f} times as fast, with {best_of(choices).name}"
+        )
+        click.echo(f"A link {times} times as fast would {would}.")
     click.echo("The best choice by the uplink's rate:")
     for rate, choice in turns:
         click.echo(f"  from {format_rate(rate)}: {choice.name}")
@@ -52,23 +61,44 @@ def _faster(link: Link, times: float) -> Link:
 
 
 def _print(measured: Measured, link: Link, ranked: list[Plan]) -> None:
+    """Print two tables, so that either fits a narrow terminal."""
+    shown = [each for each in ranked if each in ranked[:SHOWN] or each in _bests(ranked)]
     model, dataset = measured.settings.get("model"), measured.settings.get("dataset")
-    table = Table(title=f"{model} on {dataset}, uplink of {format_rate(link.up_bps)}: one epoch")
-    for column in ("choice", "time", "edge", "link", "cloud", "sent", "memory"):
-        table.add_column(column, no_wrap=True, justify="left" if column == "choice" else "right")
-    for each in ranked[:SHOWN]:
-        busy = (each.edge_s, each.link_s, each.cloud_s)
-        table.add_row(
-            each.name,
-            format_duration(each.epoch_s),
-            *(format_duration(seconds) if seconds else "-" for seconds in busy),
-            format_size(round(each.bytes_up)) if each.bytes_up else "-",
-            format_size(each.memory_bytes),
+    rates = (
+        f"{format_rate(link.up_bps)} up, {format_rate(link.down_bps)} down, {format_duration(link.latency_s)}"
+    )
+    times = _table(f"{model} on {dataset}, {rates}: one epoch", ("time", "edge", "link", "cloud"))
+    sizes = _table("what it sends in an epoch, and takes of the edge's memory", ("sent", "memory"))
+    for each in shown:
+        choice = (each.strategy, each.details or "")
+        busy = (
+            format_duration(seconds) if seconds else "-"
+            for seconds in (each.edge_s, each.link_s, each.cloud_s)
         )
-    table_console(piped=120).print(table)
-    if len(ranked) > SHOWN:
-        click.echo(f"({len(ranked) - SHOWN} more; --json has all)")
+        times.add_row(*choice, format_duration(each.epoch_s), *busy)
+        sent = format_size(round(each.bytes_up)) if each.bytes_up else "-"
+        sizes.add_row(*choice, sent, format_size(each.memory_bytes))
+    for table in (times, sizes):
+        table_console().print(table)
+    if len(ranked) > len(shown):
+        click.echo(f"({len(ranked) - len(shown)} more; --json has all)")
     click.echo(f"edge: {measured.edge}; cloud: {measured.cloud}; measured {measured.made}")
+
+
+def _bests(ranked: list[Plan]) -> list[Plan]:
+    """Return the fastest choice of each strategy."""
+    firsts: dict[tuple[str, str | None], Plan] = {}
+    for each in ranked:
+        firsts.setdefault((each.strategy, each.images), each)
+    return list(firsts.values())
+
+
+def _table(title: str, columns: Sequence[str]) -> Table:
+    table = Table(title=title)
+    for column in ("strategy", "", *columns):
+        left = column in ("strategy", "")
+        table.add_column(column, no_wrap=True, justify="left" if left else "right")
+    return table
 
 
 def _document(
@@ -87,7 +117,7 @@ def _document(
         "plans": [{**asdict(each), "bottleneck": each.bottleneck} for each in ranked],
         "changes": [{"from_bps": rate, "choice": choice.name} for rate, choice in turns],
         "faster_link": [
-            {"times": times, "choice": choices[0].name, "epoch_s": choices[0].epoch_s}
+            {"times": times, "choice": best_of(choices).name, "epoch_s": choices[0].epoch_s}
             for times, choices in faster
             if choices
         ],

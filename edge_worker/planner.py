@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 METHOD = "hierarchical"
+# A share of an epoch that is none.
+NO_TIME = 0.01
 # Where the best choice is looked for, bit/s.
 SLOWEST_BPS, FASTEST_BPS = 1e4, 1e10
 _STEPS_PER_DECADE = 40
@@ -121,8 +123,9 @@ class Plan:
     """One choice, and what an epoch of it takes.
 
     Attributes:
-        strategy: its name; "full-cloud, once" where the cloud keeps the images.
+        strategy: its name.
         split, bits: None where they do not apply.
+        images: "resend" or "once" where images go up, else None.
         epoch_s: seconds.
         edge_s, link_s, cloud_s: seconds in which each is busy.
         bytes_up: that go up.
@@ -132,6 +135,7 @@ class Plan:
     strategy: str
     split: str | None
     bits: int | None
+    images: str | None
     epoch_s: float
     edge_s: float
     link_s: float
@@ -148,9 +152,14 @@ class Plan:
     @property
     def name(self) -> str:
         """The choice in words."""
-        if self.split is None:
-            return self.strategy
-        return f"{self.strategy} at {self.split}, {self.bits} bits"
+        return self.strategy if self.details is None else f"{self.strategy} {self.details}"
+
+    @property
+    def details(self) -> str | None:
+        """What sets it apart from others of its strategy."""
+        if self.images is not None:
+            return f"--images {self.images}"
+        return None if self.split is None else f"{self.split}, {self.bits} bits"
 
 
 def plans(costs: Costs, link: Link) -> Iterator[Plan]:
@@ -171,6 +180,18 @@ def rank(costs: Costs, link: Link, edge_memory: int | None = None) -> list[Plan]
     return sorted(fitting, key=lambda each: (each.epoch_s, each.bytes_up))
 
 
+def best_of(ranked: Sequence[Plan]) -> Plan:
+    """Return the fastest choice; of widths that cost no time there, the one that loses least."""
+    first = ranked[0]
+    as_fast = [
+        each
+        for each in ranked
+        if (each.strategy, each.split) == (first.strategy, first.split)
+        and each.epoch_s <= first.epoch_s * (1 + NO_TIME)
+    ]
+    return max(as_fast, key=lambda each: each.bits or 0)
+
+
 def changes(
     costs: Costs, down_over_up: float, latency_s: float, edge_memory: int | None = None
 ) -> list[tuple[float, Plan]]:
@@ -187,7 +208,7 @@ def changes(
         ranked = rank(
             costs, Link(up_bps=rate, down_bps=rate * down_over_up, latency_s=latency_s), edge_memory
         )
-        return ranked[0] if ranked else None
+        return best_of(ranked) if ranked else None
 
     found: list[tuple[float, Plan]] = []
     steps = round(math.log10(FASTEST_BPS / SLOWEST_BPS) * _STEPS_PER_DECADE)
@@ -214,7 +235,7 @@ def verdict(ranked: Sequence[Plan]) -> str:
     """Say plainly what is best, and where the method is not."""
     if not ranked:
         return "nothing fits into the memory of the edge; raise --edge-memory"
-    first = ranked[0]
+    first = best_of(ranked)
     if first.strategy == METHOD:
         return f"best: {first.name}; the {first.bottleneck} is what takes time"
     method = next((each for each in ranked if each.strategy == METHOD), None)
@@ -267,13 +288,14 @@ def _full_cloud(costs: Costs, link: Link, once: bool) -> Plan:
     busy = [share * one + (1 - share) * other for one, other in zip(first, later, strict=True)]
     return _plan(
         costs,
-        "full-cloud, once" if once else "full-cloud",
+        "full-cloud",
         (None, None),
         share * max(first) + (1 - share) * max(later),
         (busy[0], busy[1], busy[2]),
         share * images.bytes + (1 - share) * again,
         images.memory_bytes,
         share * (sum(first) - max(first) + 2 * link.latency_s),
+        "once" if once else "resend",
     )
 
 
@@ -291,12 +313,14 @@ def _plan(
     batch_bytes: float,
     memory_bytes: int,
     fill_s: float = 0.0,
+    images: str | None = None,
 ) -> Plan:
     edge_s, link_s, cloud_s = (costs.batches * each for each in busy)
     return Plan(
         strategy=strategy,
         split=where[0],
         bits=where[1],
+        images=images,
         epoch_s=costs.batches * batch_s + fill_s,
         edge_s=edge_s,
         link_s=link_s,

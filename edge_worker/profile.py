@@ -93,6 +93,7 @@ def profile(config: TrainConfig, splits: Sequence[str], out: Path) -> Measured:
         raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it, or name another file")
     names, batches, machine = _looked_up(config, splits)
     asked = Asked(config)
+    log.info("%d split points are measured, which takes half a minute for each or more", len(names))
     log.info("measuring images on their way to the cloud")
     images = _apart(config, "full-cloud", "")
     back = asked.ask(images.run, images.records)
@@ -111,8 +112,10 @@ def profile(config: TrainConfig, splits: Sequence[str], out: Path) -> Measured:
         raise ConfigError("no split point could be measured; the lines above say why")
     log.info("measuring the whole network here")
     whole: WholeCost | None = None
+    alone_threads = 0
     try:
         alone = _apart(config, "full-edge", "")
+        alone_threads = alone.threads
         whole = WholeCost(step_s=alone.step_s, memory_bytes=alone.memory_bytes)
     except (HeadwaterError, BrokenProcessPool) as error:
         log.warning("full-edge is left out: %s", _reason(error))
@@ -126,8 +129,8 @@ def profile(config: TrainConfig, splits: Sequence[str], out: Path) -> Measured:
     )
     return Measured(
         settings={name: getattr(config, name) for name in SETTINGS},
-        edge=f"{machine}, {threads} threads",
-        cloud=f"{back.machine}, {back.device}, {back.threads} threads",
+        edge=f"{machine}, threads: {threads} beside a cloud, {alone_threads or '-'} alone",
+        cloud=f"{back.machine}, {back.device}, threads: {back.threads}",
         link=_link(config, back),
         costs=Costs(
             batches=batches, epochs=config.epochs, whole=whole, images=images_cost, splits=tuple(found)

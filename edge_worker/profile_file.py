@@ -57,9 +57,11 @@ def read_profile(path: Path) -> Measured:
             f"--profile {path} cannot be read: {error.strerror}; edge-worker profile writes one"
         ) from error
     except ValueError as error:
-        raise ConfigError(f"--profile {path} is no profile: {error}") from error
+        raise ConfigError(
+            f"--profile {path} is no profile, as it is no JSON ({error}); edge-worker profile writes one"
+        ) from error
     try:
-        if document.pop("format") != FORMAT:
+        if document.pop("format", FORMAT) != FORMAT:
             raise ValueError("it is of another release; measure again")
         made: Measured = _made(Measured, document)
         _check(made)

@@ -261,7 +261,9 @@ class Work:
                 finished = outbox.drain(lambda: cloud.has_told(self.plan.total_batches))
         counters.save(timing.value(time.monotonic()))
         if not finished:
-            return None, min(loop.done, self.plan.total_batches)
+            # A step whose gradient did not come is none, and its front is no state to save.
+            done = checkpoints.newest.batches if self.strategy.gradient else loop.done
+            return None, min(done, self.plan.total_batches)
         runlog.mark()
         totals = counters.totals()
         summary = make_summary(

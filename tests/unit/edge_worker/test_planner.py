@@ -15,6 +15,7 @@ from edge_worker.planner import (
     Link,
     SplitCost,
     WholeCost,
+    best_of,
     changes,
     plans,
     rank,
@@ -69,15 +70,15 @@ def plan(name, link=LINK, costs=COSTS):
     [
         # 8 * 100 kB / 4 Mbit/s = 0.2 s, as the edge; the cloud takes 0.4 s. Once in five epochs the line
         # fills: 0.2 + 0.2 + 0.02 s.
-        ("hierarchical at layer1, 4 bits", 4.0 + 0.42 / 5, "cloud", 1_000_000),
+        ("hierarchical layer1, 4 bits", 4.0 + 0.42 / 5, "cloud", 1_000_000),
         # Its encoding takes 10 ms more than that of the width that was measured. At an epoch's end the edge
         # waits for 0.04 s of the link, 0.2 s of the cloud and 0.02 s of delay.
-        ("hierarchical at layer3, 8 bits", 5.1 + 0.26, "edge", 200_000),
+        ("hierarchical layer3, 8 bits", 5.1 + 0.26, "edge", 200_000),
         # 0.05 + 0.02 + 0.1 on the edge, 0.2 + 0.25 on the link, 0.5 at the cloud, 0.02 of delay.
-        ("split-learning at layer1, 4 bits", 11.4, "cloud", 1_000_000),
+        ("split-learning layer1, 4 bits", 11.4, "cloud", 1_000_000),
         # 0.1 s on the link hide behind the cloud's 0.6 s; 0.04 + 0.1 + 0.02 s fill the line.
-        ("full-cloud", 6.0 + 0.16 / 5, "cloud", 500_000),
-        ("full-cloud, once", 6.0 + 0.16 / 5, "cloud", 108_000),
+        ("full-cloud --images resend", 6.0 + 0.16 / 5, "cloud", 500_000),
+        ("full-cloud --images once", 6.0 + 0.16 / 5, "cloud", 108_000),
         ("full-edge", 10.0, "edge", 0),
     ],
 )
@@ -94,10 +95,10 @@ def test_images_that_go_up_once_are_spread_over_the_epochs():
     slow = dataclasses.replace(LINK, up_bps=0.4e6)
 
     fill_s = 0.6 + 0.04 + 0.02
-    assert plan("full-cloud", slow).epoch_s == pytest.approx(10.0 + fill_s / 5)
-    assert plan("full-cloud, once", slow).epoch_s == pytest.approx((10.0 + 4 * 6.0 + fill_s) / 5)
+    assert plan("full-cloud --images resend", slow).epoch_s == pytest.approx(10.0 + fill_s / 5)
+    assert plan("full-cloud --images once", slow).epoch_s == pytest.approx((10.0 + 4 * 6.0 + fill_s) / 5)
     single = dataclasses.replace(COSTS, epochs=1)
-    assert plan("full-cloud, once", slow, single).epoch_s == pytest.approx(10.0 + fill_s)
+    assert plan("full-cloud --images once", slow, single).epoch_s == pytest.approx(10.0 + fill_s)
 
 
 def test_an_epoch_with_half_a_batch_takes_half_of_its_time():
@@ -110,18 +111,18 @@ def test_what_the_edge_could_not_measure_is_no_choice():
     names = {each.name for each in plans(dataclasses.replace(COSTS, whole=None), LINK)}
 
     assert "full-edge" not in names
-    assert "full-cloud" in names
+    assert "full-cloud --images once" in names
 
 
 def test_the_fastest_comes_first_and_of_equals_the_lighter_one():
     names = [each.name for each in rank(COSTS, LINK)]
 
     assert names[:3] == [
-        "hierarchical at layer1, 4 bits",
-        "hierarchical at layer1, 8 bits",
-        "hierarchical at layer3, 4 bits",
+        "hierarchical layer1, 4 bits",
+        "hierarchical layer1, 8 bits",
+        "hierarchical layer3, 4 bits",
     ]
-    assert names[-1] == "split-learning at layer1, 8 bits"
+    assert names[-1] == "split-learning layer1, 8 bits"
     assert len(names) == 3 + 2 * 2 * 2
 
 
@@ -130,7 +131,7 @@ def test_what_does_not_fit_into_the_edge_s_memory_is_left_out():
 
     assert "full-edge" not in fitting
     assert not any("layer3" in name for name in fitting)
-    assert "hierarchical at layer1, 4 bits" in fitting
+    assert "hierarchical layer1, 4 bits" in fitting
     assert rank(COSTS, LINK, edge_memory=1) == []
 
 
@@ -138,17 +139,17 @@ def test_the_rates_at_which_the_best_choice_changes():
     """All on the edge until the link carries what a late cut sends; then an early cut, which spares it."""
     turns = changes(COSTS, down_over_up=2.0, latency_s=0.01)
 
-    assert [choice.name for _, choice in turns] == [
-        "full-edge",
-        "hierarchical at layer3, 4 bits",
-        "hierarchical at layer1, 4 bits",
+    seen = [(choice.strategy, choice.split) for _, choice in turns]
+    assert list(dict.fromkeys(seen)) == [
+        ("full-edge", None),
+        ("hierarchical", "layer3"),
+        ("hierarchical", "layer1"),
     ]
+    first = {key: rate for (rate, _), key in reversed(list(zip(turns, seen, strict=True)))}
     # 8 * 10 kB in the 1 s of full-edge; 8 * 100 kB in the 0.5 s of layer3.
-    assert [rate for rate, _ in turns] == [
-        SLOWEST_BPS,
-        pytest.approx(80e3, rel=0.03),
-        pytest.approx(1.6e6, rel=0.03),
-    ]
+    assert list(first.values())[::-1] == pytest.approx([SLOWEST_BPS, 80e3, 1.6e6], rel=0.03)
+    # More bits as soon as they take no more time.
+    assert turns[-1][1].name == "hierarchical layer1, 8 bits"
 
 
 def test_nothing_that_fits_changes_nothing():
@@ -173,7 +174,7 @@ def test_a_faster_link_makes_nothing_slower_and_nothing_is_faster_than_its_slowe
 
 
 def test_the_verdict_says_what_holds_the_best_choice_up():
-    assert verdict(rank(COSTS, LINK)) == "best: hierarchical at layer1, 4 bits; the cloud is what takes time"
+    assert verdict(rank(COSTS, LINK)) == "best: hierarchical layer1, 4 bits; the cloud is what takes time"
 
 
 def test_the_verdict_says_plainly_where_the_method_loses():
@@ -182,11 +183,20 @@ def test_the_verdict_says_plainly_where_the_method_loses():
     slow = dataclasses.replace(LINK, up_bps=0.4e6)
 
     assert verdict(rank(early, slow)) == (
-        "full-cloud, once is faster here than the method: its best choice, hierarchical at layer1, 4 bits, "
-        "takes 2.90 times as long, and the link is what holds it up"
+        "full-cloud --images once is faster here than the method: its best choice, hierarchical layer1, "
+        "4 bits, takes 2.90 times as long, and the link is what holds it up"
     )
 
 
 def test_the_verdict_where_nothing_or_no_split_fits():
     assert "raise --edge-memory" in verdict([])
     assert "no split of the network fits" in verdict(rank(COSTS, LINK, edge_memory=60 * MB))
+
+
+def test_where_more_bits_take_no_more_time_they_are_what_is_best():
+    """The cloud is the slowest there, whatever goes up."""
+    fast = Link(up_bps=1e9, down_bps=1e9)
+    ranked = rank(dataclasses.replace(COSTS, epochs=1000), fast)
+
+    assert best_of(ranked).name == "hierarchical layer1, 8 bits"
+    assert "hierarchical layer1, 8 bits" in verdict(ranked)

@@ -37,7 +37,7 @@ def test_what_is_written_is_read_again(path):
     ("change", "complaint"),
     [
         (lambda document: document.update(format=2), "another release; measure again"),
-        (lambda document: document.pop("format"), "is no profile: 'format'"),
+        (lambda document: document.clear(), "Measured needs settings, edge"),
         (lambda document: document.pop("costs"), "Measured needs settings, edge"),
         (lambda document: document["costs"].update(more=1), "Costs needs batches"),
         (lambda document: document["costs"].update(epochs="ten"), "'ten' should be int"),
@@ -89,15 +89,18 @@ def test_another_link_takes_the_place_of_what_was_measured(given, wanted):
     assert link_of(LINK, *given) == wanted
 
 
-def test_the_table_has_the_choices_and_what_would_change_them(capsys):
+def test_the_tables_fit_a_narrow_terminal_and_have_the_best_of_each_strategy(capsys):
     show_plan(MEASURED, LINK, None, as_json=False)
 
     said = capsys.readouterr().out
-    assert "resnet18 on cifar10, uplink of 4mbit: one epoch" in said
-    first = next(line for line in said.splitlines() if "hierarchical" in line)
-    assert "hierarchical at layer1, 4 bits" in first
-    assert "best: hierarchical at layer1, 4 bits; the cloud is what takes time." in said
-    assert "A link 2 times as fast: hierarchical at layer1, 4 bits, 1.00 times as fast." in said
+    assert "resnet18 on cifar10, 4mbit up, 8mbit down, 10ms: one epoch" in said
+    tables = [line for line in said.splitlines() if line[:1] in "┃│"]
+    assert all(len(line) <= 80 and "…" not in line for line in tables)
+    for choice in ("split-learning", "--images once", "--images resend", "full-edge"):
+        assert sum(choice in line for line in tables) >= 2, choice
+    assert "best: hierarchical layer1, 4 bits; the cloud is what takes time." in said
+    assert "about time alone" in said
+    assert "A link 2 times as fast would gain nothing." in said
     assert "from 10kbit: full-edge" in said
     assert "edge: a Pi; cloud: a server" in said
 
