@@ -13,8 +13,7 @@ from torch import Tensor
 from common.checkpoint import tensors_to_bytes
 from common.durable import write_atomic
 from common.endpoint import Endpoint
-from common.errors import CheckpointError, CloudError, ConfigError, HeadwaterError, WireError
-from common.logs import one_line, short_reason
+from common.errors import CheckpointError, CloudError, ConfigError, WireError
 from common.models.catalogue import ModelSpec, loading_lines, skeleton
 from common.strategies import find_strategy
 from common.wire.generated import training_pb2 as pb
@@ -22,7 +21,7 @@ from common.wire.generated import training_pb2_grpc as pb_grpc
 from edge_worker.access import Access, endpoint
 from edge_worker.replies import AHEAD, Replies, SilentError
 from edge_worker.rundir import RunDir
-from edge_worker.uplink import FATAL
+from edge_worker.statuses import explain
 
 # Without a piece of the weights. A piece takes a link of 10 kbit/s some 50 s; all of them may take hours.
 SILENCE_S = 60.0
@@ -141,19 +140,6 @@ def _fetch(cloud: Endpoint, session_id: str, limit: int) -> bytes:
             f"this run's back has at most {limit}"
         )
     return b"".join(pieces)
-
-
-def explain(error: grpc.RpcError, cloud: Endpoint) -> HeadwaterError:
-    """Return what to raise where a call of the cloud has failed so."""
-    code, details = error.code(), one_line(error.details() or "")
-    if code in FATAL:
-        return FATAL[code](f"the cloud at {cloud.address} refused: {details}")
-    if refusal := cloud.explain_failure():
-        return CloudError(refusal)
-    return CloudError(
-        f"no cloud answers at {cloud.address} ({code.name}: {short_reason(details)}); "
-        "start `cloud-worker serve` there, or give its address with --cloud"
-    )
 
 
 def _read_weights(path: Path) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from common.wire.messages import MAX_CHUNK_BYTES, BackProfile, Chunk, Hello, Req
 from common.wire.reassembly import chunks_of
 from edge_worker.access import endpoint
 from edge_worker.config import TrainConfig
-from edge_worker.export import explain
+from edge_worker.statuses import explain
 
 log = logging.getLogger(__name__)
 

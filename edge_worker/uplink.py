@@ -38,6 +38,7 @@ from edge_worker.gradients import Gradients
 from edge_worker.outbox import Outbox
 from edge_worker.replies import AHEAD, Replies, SilentError
 from edge_worker.sender import Sender
+from edge_worker.statuses import FATAL
 
 log = logging.getLogger(__name__)
 
@@ -49,19 +50,6 @@ LAST_RETRY_S = 20.0
 # How long a stream may take to end.
 CLOSE_S = 5.0
 
-# What a status means to the edge; any status that is not here is worth another try.
-FATAL = {
-    grpc.StatusCode.INVALID_ARGUMENT: errors.WireError,
-    grpc.StatusCode.FAILED_PRECONDITION: SessionError,
-    grpc.StatusCode.ABORTED: errors.FencedError,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: errors.CapacityError,
-    grpc.StatusCode.DATA_LOSS: errors.CheckpointError,
-    grpc.StatusCode.NOT_FOUND: errors.NotFoundError,
-    grpc.StatusCode.UNKNOWN: CloudError,
-    grpc.StatusCode.UNIMPLEMENTED: CloudError,
-    grpc.StatusCode.UNAUTHENTICATED: errors.UnknownCallerError,
-    grpc.StatusCode.PERMISSION_DENIED: errors.NotOwnerError,
-}
 # What ends a new run, and is an outage to one that the cloud has had: there may be room again, and whoever
 # minds the cloud may have given it a wrong list of tokens.
 MENDABLE = (errors.CapacityError, errors.UnknownCallerError)

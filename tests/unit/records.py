@@ -30,6 +30,18 @@ RUN = Run(
     warmup=0,
     batches_per_epoch=3,
 )
+# Images go up, in each epoch.
+IMAGE_SHAPE = (3, 8, 8)
+IMAGE_RUN = dataclasses.replace(
+    RUN,
+    strategy="full-cloud",
+    split="input",
+    input_shape=IMAGE_SHAPE,
+    activation_shape=IMAGE_SHAPE,
+    bits=8,
+    mean=(0.5, 0.4, 0.3),
+    std=(0.25, 0.2, 0.1),
+)
 START = Position(0)
 PACKED = encode(torch.zeros(4, *RUN.activation_shape), RUN.bits)
 

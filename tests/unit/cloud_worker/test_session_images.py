@@ -10,20 +10,10 @@ from common.data.augment import augment
 from common.errors import CheckpointError
 from common.wire.messages import Batch, End, EvaluationPart, Reference
 from tests.unit.cloud_worker.fakes import CountingBack, apply, attached, open_session
-from tests.unit.records import RUN, SESSION
+from tests.unit.records import IMAGE_RUN, IMAGE_SHAPE, SESSION
 
-SHAPE = (3, 8, 8)
-ONCE = dataclasses.replace(
-    RUN,
-    strategy="full-cloud",
-    split="input",
-    input_shape=SHAPE,
-    activation_shape=SHAPE,
-    mean=(0.5, 0.5, 0.5),
-    std=(0.25, 0.25, 0.25),
-    kept_images=8,
-)
-IMAGES = np.random.default_rng(0).integers(0, 256, (8, *SHAPE), np.uint8)
+ONCE = dataclasses.replace(IMAGE_RUN, kept_images=8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (8, *IMAGE_SHAPE), np.uint8)
 LABELS = (0, 1, 2, 3)
 TEST = EvaluationPart(3, 0, 1, encode_images(IMAGES[:4], "zstd"), LABELS)
 

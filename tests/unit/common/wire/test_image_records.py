@@ -11,21 +11,10 @@ from common.wire import convert
 from common.wire import messages as m
 from common.wire.generated import training_pb2 as pb
 from common.wire.records import record_from_bytes, record_to_bytes
-from tests.unit.records import PACKED, RUN
+from tests.unit.records import IMAGE_RUN, IMAGE_SHAPE, PACKED, RUN
 
-SHAPE = (3, 8, 8)
-RESEND = dataclasses.replace(
-    RUN,
-    strategy="full-cloud",
-    split="input",
-    input_shape=SHAPE,
-    activation_shape=SHAPE,
-    bits=8,
-    mean=(0.5, 0.4, 0.3),
-    std=(0.25, 0.2, 0.1),
-)
-ONCE = dataclasses.replace(RESEND, kept_images=20)
-IMAGES = np.random.default_rng(0).integers(0, 256, (RUN.batch_size, *SHAPE), np.uint8)
+ONCE = dataclasses.replace(IMAGE_RUN, kept_images=20)
+IMAGES = np.random.default_rng(0).integers(0, 256, (RUN.batch_size, *IMAGE_SHAPE), np.uint8)
 CODED = encode_images(IMAGES, "png")
 TWO = encode_images(IMAGES[:2], "webp")
 LABELS = (0, 1, 2, 3)
@@ -34,9 +23,9 @@ LABELS = (0, 1, 2, 3)
 @pytest.mark.parametrize(
     ("run", "record"),
     [
-        (RESEND, m.Batch(2, CODED, LABELS)),
-        (RESEND, m.Batch(2, encode_images(IMAGES, "zstd"), LABELS)),
-        (RESEND, m.EvaluationPart(RUN.batches_per_epoch, 0, 1, TWO, (0, 1))),
+        (IMAGE_RUN, m.Batch(2, CODED, LABELS)),
+        (IMAGE_RUN, m.Batch(2, encode_images(IMAGES, "zstd"), LABELS)),
+        (IMAGE_RUN, m.EvaluationPart(RUN.batches_per_epoch, 0, 1, TWO, (0, 1))),
         (ONCE, m.EvaluationPart(RUN.batches_per_epoch, 0, 1, TWO, (0, 1))),
         (ONCE, m.Batch(2, m.Reference((19, 0, 7, 3), CODED), LABELS)),
         (ONCE, m.Batch(2, m.Reference((19, 0, 7, 3), TWO), LABELS)),
@@ -62,20 +51,20 @@ def batch(content, labels=LABELS):
     [
         (RUN, batch(CODED), "has activations as its content, got images"),
         (RUN, batch(m.Reference((0, 1, 2, 3))), "has activations as its content, got reference"),
-        (RESEND, batch(PACKED), "has images as its content, got activations"),
-        (RESEND, batch(m.Reference((0, 1, 2, 3))), "has images as its content, got reference"),
+        (IMAGE_RUN, batch(PACKED), "has images as its content, got activations"),
+        (IMAGE_RUN, batch(m.Reference((0, 1, 2, 3))), "has images as its content, got reference"),
         (ONCE, batch(CODED), "has reference as its content, got images"),
         (
-            RESEND,
+            IMAGE_RUN,
             pb.Record(batch=pb.Batch(seq=0, labels=LABELS)).SerializeToString(),
             "has images as its content, got none",
         ),
         (
-            RESEND,
+            IMAGE_RUN,
             batch(encode_images(IMAGES[:, :, :4], "png")),
             r"images must have shape \[1\.\.4, 3, 8, 8\]",
         ),
-        (RESEND, batch(CODED, (0, 1)), "4 images need as many labels, got 2"),
+        (IMAGE_RUN, batch(CODED, (0, 1)), "4 images need as many labels, got 2"),
         (ONCE, batch(m.Reference((0, 1, 2, 20))), "numbered below 20, got 20"),
         (ONCE, batch(m.Reference((0, 1, 2, 1))), "no image twice"),
         (ONCE, batch(m.Reference((0,)), (0,)), "a batch has 2 to 4 images, got 1"),
@@ -96,7 +85,7 @@ def test_an_unknown_coding_of_images_is_refused(coding):
     proto.batch.images.coding = coding
 
     with pytest.raises(WireError, match=rf"one of png \(1\), webp \(2\), zstd \(3\), got {coding}"):
-        record_from_bytes(proto.SerializeToString(), RESEND)
+        record_from_bytes(proto.SerializeToString(), IMAGE_RUN)
 
 
 @pytest.mark.parametrize(
@@ -104,13 +93,13 @@ def test_an_unknown_coding_of_images_is_refused(coding):
     [
         (RUN, {"mean": (0.5, 0.5, 0.5)}, "must be empty where no images go up, as in hierarchical"),
         (RUN, {"kept_images": 9}, "must be empty where no images go up"),
-        (RESEND, {"split": "layer2"}, "cut at 'input' with activations of shape .* got 'layer2'"),
-        (RESEND, {"bits": 4}, "in 8 bits, got 'input', .* in 4"),
-        (RESEND, {"activation_shape": (3, 8, 9)}, r"got 'input', \[3, 8, 9\]"),
-        (RESEND, {"input_shape": (1, 8, 8), "activation_shape": (1, 8, 8)}, "images have 3 colours"),
-        (RESEND, {"mean": ()}, r"mean must be 3 numbers .* got \[\]"),
-        (RESEND, {"mean": (0.5, float("nan"), 0.5)}, "mean must be 3 numbers"),
-        (RESEND, {"std": (0.5, 0.0, 0.5)}, "std must be 3 numbers"),
+        (IMAGE_RUN, {"split": "layer2"}, "cut at 'input' with activations of shape .* got 'layer2'"),
+        (IMAGE_RUN, {"bits": 4}, "in 8 bits, got 'input', .* in 4"),
+        (IMAGE_RUN, {"activation_shape": (3, 8, 9)}, r"got 'input', \[3, 8, 9\]"),
+        (IMAGE_RUN, {"input_shape": (1, 8, 8), "activation_shape": (1, 8, 8)}, "images have 3 colours"),
+        (IMAGE_RUN, {"mean": ()}, r"mean must be 3 numbers .* got \[\]"),
+        (IMAGE_RUN, {"mean": (0.5, float("nan"), 0.5)}, "mean must be 3 numbers"),
+        (IMAGE_RUN, {"std": (0.5, 0.0, 0.5)}, "std must be 3 numbers"),
         (ONCE, {"kept_images": 1}, "kept_images must be 0, or 2"),
         (ONCE, {"kept_images": 1 << 23}, "kept_images must be 0, or 2"),
     ],
