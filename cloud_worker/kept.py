@@ -66,6 +66,11 @@ def kept_bytes(run_dir: Path) -> int:
     return total
 
 
+def is_all_that_trains(run_dir: Path, session_id: str) -> bool:
+    """Tell whether every session on the disk but this one is complete."""
+    return all(files.name == session_id or files.weights_file.exists() for files in _all_sessions(run_dir))
+
+
 def list_sessions(run_dir: Path) -> list[KeptSession]:
     """Return what `run_dir` keeps, the last changed first.
 

@@ -72,6 +72,7 @@ def serve(config: ServeConfig) -> None:
         ConfigError: the address is taken, the run directory is in use, the device does not exist, a file
             of certificates or tokens does not fit, or a model is not known.
         CheckpointError: what was trained could not be saved at the end.
+        StateLostError: the only session under way has lost its state, so that nothing is left to be served.
     """
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
@@ -81,7 +82,7 @@ def serve(config: ServeConfig) -> None:
     lock_run_dir(config.run_dir)
     threads = use_threads(config.threads, shared=config.on_loopback)
     device = resolve_device(config.device)
-    sessions = Sessions(config.run_dir, device, config.checkpoint_every, config)
+    sessions = Sessions(config.run_dir, device, config.checkpoint_every, config, on_loss=stop.set)
     # Not before: until it listens there is nothing to save, and Ctrl-C ends it at once.
     signal.signal(signal.SIGINT, lambda *_: stop.set())
     calls = EndUnread(config.idle_timeout)
@@ -102,6 +103,8 @@ def serve(config: ServeConfig) -> None:
         server.stop(None).wait()
         thaw_objects()
     log.info("saved; done")
+    if sessions.lost is not None:
+        raise sessions.lost
 
 
 def start_server(

@@ -27,7 +27,15 @@ from cloud_worker.turns import Turns
 from common.checkpoint import tensors_to_bytes
 from common.codec import encode
 from common.data.augment import augment
-from common.errors import CapacityError, CloudError, CodecError, FencedError, HeadwaterError, SessionError
+from common.errors import (
+    CapacityError,
+    CloudError,
+    CodecError,
+    FencedError,
+    HeadwaterError,
+    SessionError,
+    StateLostError,
+)
 from common.wire.messages import (
     Ack,
     Batch,
@@ -113,8 +121,8 @@ class Session:
 
         Raises:
             FencedError: a newer generation has been served.
-            SessionError: the edge runs with other settings than the session was opened with, or no longer has
-                the records that come next.
+            SessionError: the edge runs with other settings than the session was opened with.
+            StateLostError: the edge no longer has the records that come next.
             CheckpointError: the new generation cannot be written to session.json.
             CloudError: a step has failed half-way; the next stream gets the session from its checkpoint.
         """
@@ -399,9 +407,9 @@ class Session:
 
 
 def check_nothing_lost(applied: Position, hello: Hello) -> None:
-    """Raise SessionError where the edge no longer has what a session that stands at `applied` needs next."""
+    """Raise StateLostError where the edge no longer has what follows on `applied`, where the cloud is."""
     if applied < hello.kept_from:
-        raise SessionError(
+        raise StateLostError(
             f"the cloud has this session up to batch {applied.batches}, the edge keeps its "
             f"records from batch {hello.kept_from.batches} on, those between are lost; restore the "
             "cloud's run directory, or start a new run with another --run-dir"

@@ -12,7 +12,7 @@ import torch
 
 from cloud_worker.ahead import Ahead
 from cloud_worker.back import Back
-from cloud_worker.kept import bytes_to_reserve, kept_bytes
+from cloud_worker.kept import bytes_to_reserve, is_all_that_trains, kept_bytes
 from cloud_worker.kept_gradients import kept_gradients_bytes
 from cloud_worker.kept_images import kept_images_bytes
 from cloud_worker.limits import Limits
@@ -28,6 +28,7 @@ from common.errors import (
     NotFoundError,
     NotOwnerError,
     SessionError,
+    StateLostError,
 )
 from common.wire.messages import BackProfile, Hello, Position, Request, Run, Status
 from common.wire.records import max_content_bytes
@@ -43,15 +44,26 @@ class Sessions:
         device: where their backs train.
         checkpoint_every_s: seconds between saves within an epoch.
         limits: how many may be in memory at once, and what else this cloud gives.
+        on_loss: called where nothing is left to be served, as the only session under way has lost its state.
+
+    Attributes:
+        lost: why `on_loss` was called.
     """
 
     def __init__(
-        self, run_dir: Path, device: torch.device, checkpoint_every_s: float, limits: Limits
+        self,
+        run_dir: Path,
+        device: torch.device,
+        checkpoint_every_s: float,
+        limits: Limits,
+        on_loss: Callable[[], None] = lambda: None,
     ) -> None:
         self._run_dir = run_dir
         self._device = device
         self._checkpoint_every_s = checkpoint_every_s
         self.limits = limits
+        self.lost: StateLostError | None = None
+        self._on_loss = on_loss
         self._live: dict[str, Session] = {}  # least recently served first
         self._streams: Counter[Session] = Counter()  # open on each of them
         self._lock = threading.Lock()  # held for moments only
@@ -71,8 +83,9 @@ class Sessions:
         Raises:
             NotOwnerError: somebody else opened the session.
             CapacityError: there is no room for another one, or it is too large.
-            SessionError, ModelError: this cloud cannot build the edge's network, or never had a session whose
-                first records the edge no longer has.
+            SessionError, ModelError: this cloud cannot build the edge's network.
+            StateLostError: the edge no longer has the records that come next, or this cloud never had the
+                session.
             CheckpointError: what was saved is damaged, or the disk is full.
         """
         files = SessionFiles(self._run_dir, hello.session_id)
@@ -86,6 +99,9 @@ class Sessions:
         try:
             _check_owner(files, caller)  # again: it may not have been there yet
             yield session
+        except StateLostError as error:
+            self._end_if_alone(hello.session_id, error)
+            raise
         finally:
             with self._lock:
                 self._streams[session] -= 1
@@ -94,6 +110,14 @@ class Sessions:
             if over:
                 session.release()
                 release_what_is_left()
+
+    def _end_if_alone(self, session_id: str, error: StateLostError) -> None:
+        """End the cloud of a single pair with its edge; one that serves or keeps others for them goes on."""
+        with self._lock:
+            served = self._streams.total()  # this one is among them
+        if served == 1 and is_all_that_trains(self._run_dir, session_id):
+            self.lost = error
+            self._on_loss()
 
     def _take_out_if_over(self, session_id: str, session: Session) -> bool:
         """Take a finished session out that no stream serves any more; whoever asks finds it on the disk."""

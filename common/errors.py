@@ -7,7 +7,8 @@ HeadwaterError
 ├── CodecError        activations cannot be encoded or decoded
 ├── WireError         a message does not mean what the protocol says it must
 ├── SessionError      edge and cloud cannot go on with each other
-│   └── FencedError   a newer stream of the same run has taken over
+│   ├── FencedError   a newer stream of the same run has taken over
+│   └── StateLostError  the cloud's disk is behind what the edge still has
 ├── CapacityError     the cloud will not hold another session
 ├── NotFoundError     the cloud keeps no such session
 ├── UnknownCallerError  the cloud does not know who calls
@@ -68,6 +69,10 @@ class FencedError(SessionError):
     """A newer stream of the same run has taken over; this one must stop for good."""
 
     status = grpc.StatusCode.ABORTED
+
+
+class StateLostError(SessionError):
+    """The records between what the cloud has on its disk and what the edge still keeps are gone."""
 
 
 class CapacityError(HeadwaterError):

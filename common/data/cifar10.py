@@ -55,11 +55,15 @@ def _read(data_dir: Path, train: bool) -> CIFAR10:
 
 def _download(data_dir: Path, folder: Path) -> None:
     """Fetch and unpack the archive with torchvision; what it prints goes to stderr."""
+    was_there = data_dir.exists()
     try:
         with contextlib.redirect_stdout(sys.stderr):
             CIFAR10(root=str(data_dir), download=True)
     except (RuntimeError, OSError) as error:  # URLError is an OSError
         reason = " ".join(str(error).split())
+        if not was_there:  # it has made the folder first
+            with contextlib.suppress(OSError):
+                data_dir.rmdir()
         raise DataError(
             f"cifar10 is not in {folder} and cannot be downloaded ({reason}); name the folder that holds "
             f"{folder.name}/ with --data-dir, or get online"

@@ -101,9 +101,8 @@ def contents(directory):
     return {path: path.read_bytes() for path in directory.rglob("*") if path.suffix in (".ckpt", ".jsonl")}
 
 
-def resume(clouds, sides):
-    """Start both sides again; the result of the edge, and what the cloud logged."""
-    cloud = clouds()
+def resume(cloud, sides):
+    """Start the edge again at this cloud; its result, and what the cloud logged."""
     done = run_edge(cloud.address, sides.edge, "--link-rate", "1gbit", timeout_s=250)
     return done, cloud.log.read_text()
 
@@ -114,7 +113,7 @@ def test_damaged_checkpoints_are_named_and_those_before_are_used(clouds, sides, 
     for side, path in newest.items():
         damage(path, how[side])
 
-    done, cloud_log = resume(clouds, sides)
+    done, cloud_log = resume(clouds(), sides)
 
     assert done.returncode == 0, done.stderr
     for side, said in (("edge", done.stderr), ("cloud", cloud_log)):
@@ -123,26 +122,34 @@ def test_damaged_checkpoints_are_named_and_those_before_are_used(clouds, sides, 
     assert outcome(sides.cloud, sides.edge) == untouched
 
 
-def test_a_cloud_without_a_good_checkpoint_is_refused_with_both_numbers(clouds, sides):
+@pytest.mark.parametrize("shared", [False, True])
+def test_where_no_checkpoint_of_the_cloud_is_good_both_sides_end_with_both_numbers(clouds, sides, shared):
     for each in checkpoints(sides.session):
         damage(each, FLIPPED)
+    if shared:  # another edge's session, under way
+        shutil.copytree(sides.session, sides.session.with_name("0" * 8 + sides.session.name[8:]))
     before = contents(sides.edge)
+    cloud = clouds()
 
-    done, cloud_log = resume(clouds, sides)
+    done, _ = resume(cloud, sides)
 
     assert done.returncode == 1
     line = done.stderr.strip().splitlines()[-1]
-    assert line.startswith("Error: ")
     assert "the cloud has this session up to batch 0, the edge keeps its records from batch" in line
-    assert line.removeprefix("Error: the cloud refused: ") in cloud_log
     assert contents(sides.edge).keys() >= before.keys()
+    # A cloud that has others to serve must not be ended by one edge.
+    assert (cloud.stop() if shared else cloud.process.wait(60)) == (0 if shared else 1)
+    both = line.removeprefix("Error: the cloud refused: ")
+    last = cloud.log.read_text().strip().splitlines()[-1]
+    assert both in cloud.log.read_text()
+    assert (last == f"Error: {both}") is not shared
 
 
 def test_an_edge_without_a_good_checkpoint_is_refused(clouds, sides):
     for each in checkpoints(sides.edge):
         damage(each, FLIPPED)
 
-    done, _ = resume(clouds, sides)
+    done, _ = resume(clouds(), sides)
 
     assert done.returncode == 1
     assert "are damaged; start a new run" in done.stderr.strip().splitlines()[-1]
@@ -161,7 +168,7 @@ def test_a_damaged_spool_is_named_and_never_trained_on(clouds, sides, untouched,
     else:
         damage(sides.edge / (SPOOL + suffix), how)
 
-    done, _ = resume(clouds, sides)
+    done, _ = resume(clouds(), sides)
 
     named = any(SPOOL in line or "spool lacks" in line for line in done.stderr.splitlines())
     # A cloud that has all of the batches needs none of them, and nothing is read that could be named.
@@ -177,7 +184,7 @@ def test_damage_to_what_names_the_run_is_refused(clouds, sides, name):
     path = {"run.json": sides.edge / name, "session.json": sides.session / name}[name]
     damage(path, CUT)
 
-    done, _ = resume(clouds, sides)
+    done, _ = resume(clouds(), sides)
 
     assert done.returncode == 1
     assert f"{path} is damaged" in done.stderr.strip().splitlines()[-1]

@@ -231,6 +231,41 @@ def test_an_edge_whose_session_this_cloud_never_had_leaves_nothing_here(tmp_path
     assert (sessions._live, sessions._streams) == ({}, {})
 
 
+@pytest.mark.parametrize(
+    ("beside", "ends"),
+    [
+        ("nobody", True),
+        ("one that is finished", True),
+        ("one on the disk", False),
+        ("one being served", False),
+        ("its own edge", False),  # who says that it lost something may be anyone who knows the session's name
+    ],
+)
+def test_a_cloud_with_nobody_else_to_serve_ends_with_the_edge_that_lost_its_records(
+    tmp_path, monkeypatch, beside, ends
+):
+    monkeypatch.setattr("cloud_worker.sessions.Back", CountingBack)
+    told = []
+    cloud = Sessions(
+        tmp_path, torch.device("cpu"), 60.0, Limits(max_sessions=4), on_loss=lambda: told.append(cloud.lost)
+    )
+    trained(cloud, SESSION, batch(0))
+    if beside == "one on the disk":
+        trained(cloud, OTHER, batch(0))
+    if beside == "one that is finished":
+        trained(cloud, OTHER, *batches(0, 1, 2, 3, 4, 5), End(6))
+    with contextlib.ExitStack() as others:
+        if beside == "one being served":
+            others.enter_context(cloud.serving(hello(session_id=OTHER), ANYONE))
+        if beside == "its own edge":
+            others.enter_context(cloud.serving(hello(), ANYONE))
+        request = hello(2, kept_from=Position(3))
+        with pytest.raises(SessionError, match="lost"), cloud.serving(request, ANYONE) as session:
+            session.attach(request, FakeStream())
+
+    assert [str(error) for error in told] == ([str(cloud.lost)] if ends else [])
+
+
 class OpenedMeanwhile(SessionFiles):
     """A session that another edge opens just after one has looked whether it is there."""
 

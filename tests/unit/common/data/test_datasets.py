@@ -108,16 +108,21 @@ def test_cifar10_refuses_a_limit_or_size_that_it_cannot_meet(data_dir, options, 
 
 
 def test_cifar10_that_is_absent_and_cannot_be_fetched_names_the_folder_and_the_way_out(tmp_path, monkeypatch):
+    folder = tmp_path / "data"
+
     def offline(*_, **__):
+        folder.mkdir()  # as torchvision does first
         raise urllib.error.URLError("no route\nto host")
 
     monkeypatch.setattr(DOWNLOAD, offline)
     with pytest.raises(
         DataError,
-        match=rf"^cifar10 is not in {tmp_path / CIFAR} and cannot be downloaded \(<urlopen error no route to "
+        match=rf"^cifar10 is not in {folder / CIFAR} and cannot be downloaded \(<urlopen error no route to "
         rf"host>\); name the folder that holds {CIFAR}/ with --data-dir, or get online$",
     ):
-        open_dataset("cifar10", tmp_path)
+        open_dataset("cifar10", folder)
+
+    assert not folder.exists()
 
 
 def test_cifar10_is_fetched_where_it_is_absent_without_a_word_on_stdout(
