@@ -18,20 +18,30 @@ def main() -> None:
     """Train the front of a network where the data is, and let a cloud train its back at the same time."""
 
 
+PROFILE = click.Path(path_type=Path, dir_okay=False)
+DEFAULT_PROFILE = Path("profile.json")
+
+
 @main.command()
+@click.option(
+    "--profile",
+    type=PROFILE,
+    help="What `edge-worker profile` wrote, for --split auto and --bits auto  [default: measured first]",
+)
 @options_of(TrainConfig)
-def train(config: TrainConfig, given: frozenset[str]) -> None:
+def train(config: TrainConfig, given: frozenset[str], profile: Path | None) -> None:
     """Train the front here and stream its activations to the cloud.
 
     The same --run-dir again resumes an interrupted run with the settings it was started with; a finished one
     prints its table.
     """
     # Imported here, as in the other commands: `--help` need not wait for torch.
+    from edge_worker.auto import settle_choice
     from edge_worker.display import print_summary
     from edge_worker.run import train as run
 
     set_up_logging(config.log_level)
-    outcome = run(config, given)
+    outcome = run(config, given, lambda new: settle_choice(new, profile))
     if outcome.summary is None:
         if outcome.stopped_after is None:
             click.echo("stopped before the cloud answered; the same command starts again", err=True)
@@ -85,10 +95,6 @@ def export(access: Access, given: frozenset[str], run_dir: Path, cloud: str | No
         click.echo(line)
 
 
-PROFILE = click.Path(path_type=Path, dir_okay=False)
-DEFAULT_PROFILE = Path("profile.json")
-
-
 @main.command()
 @click.option("--splits", default="", help="Places to measure, such as layer1,layer2  [default: all]")
 @click.option("--out", type=PROFILE, default=DEFAULT_PROFILE, show_default=True, help="The file to write.")
@@ -100,11 +106,12 @@ def profile(config: TrainConfig, given: frozenset[str], splits: str, out: Path) 
     but the file, which `plan` reads.
     """
     from edge_worker.profile import profile as measure
-    from edge_worker.profile_file import write_profile
+    from edge_worker.profile_file import check_folder, write_profile
 
     set_up_logging(config.log_level)
+    check_folder(out)
     names = [name for each in splits.split(",") if (name := each.strip())]
-    write_profile(out, measure(config, names, out))
+    write_profile(out, measure(config, names))
     click.echo(f"wrote {out}; see what it says with: edge-worker plan --profile {out}")
 
 
@@ -129,8 +136,8 @@ def plan(
 
     Contacts nobody: give --link-rate to see what another link would do.
     """
-    from edge_worker.plan_table import link_of, show_plan
-    from edge_worker.profile_file import read_profile
+    from edge_worker.plan_table import show_plan
+    from edge_worker.profile_file import link_of, read_profile
 
     measured = read_profile(path)
     link = link_of(measured.link, link_rate, link_rate_down, link_latency)

@@ -42,7 +42,27 @@ MAY_CHANGE = frozenset(
 MAX_NUMBER = (1 << 31) - 1
 MAX_COUNT = 1 << 16
 
+# What stands for the plan's choice; 0 as a width.
+AUTO, AUTO_BITS = "auto", 0
+
 _FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+class Width(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases
+    """Bits, or `auto` for the plan's choice."""
+
+    name = "bits"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number; AUTO_BITS for `auto`."""
+        if isinstance(value, int):
+            return value
+        if value == AUTO:
+            return AUTO_BITS
+        try:
+            return int(str(value)) or -1  # 0 is not what the user may call it
+        except ValueError:
+            self.fail(f"{value!r} is neither a number of bits nor {AUTO}.", param, ctx)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +80,11 @@ class TrainConfig(Access):
         "imagenet", "first layers of a ResNet: imagenet (torchvision's) or cifar (3x3, stride 1)"
     )
     classifier: str = flag("small", "last layers of a VGG: small, or imagenet (torchvision's)")
-    split: str = flag("layer2", "where the network is cut; `edge-worker models NAME` lists the places")
+    split: str = flag(
+        "layer2",
+        "where the network is cut; `edge-worker models NAME` lists the places; auto for the fastest one, "
+        "which is measured first",
+    )
     exit: str = flag("light", "the early exit: light (global pooling and a linear layer)")
     dataset: str = flag("cifar10", "cifar10, imagefolder or synthetic")
     data_dir: Path = flag(Path("data"), "where the images are, or are downloaded to", type=_FOLDER)
@@ -76,7 +100,11 @@ class TrainConfig(Access):
     weight_decay: float = flag(5e-4, "weight decay of SGD", type=float)
     warmup: int = flag(100, "batches of linear warm-up, at most half the run", type=int)
     precision: str = flag("auto", "float32, bfloat16, or auto: bfloat16 where the device computes in it")
-    bits: int = flag(4, "bits of one activation on the wire: 8, 4, 2, or 32 for none lost", type=int)
+    bits: int = flag(
+        4,
+        "bits of one activation on the wire: 8, 4, 2, 32 for none lost, or auto as for --split",
+        type=Width(),
+    )
     images: str = flag(
         "resend", "with full-cloud: resend the images in each epoch, or send them once for the cloud to keep"
     )

@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ class Totals:
         train_wall_s: see `TrainingTime`.
         edge_peak_rss_bytes: the largest memory of any life.
         lives: how often training was started.
+        epoch_train_s, epoch_bytes_up: `train_wall_s` and `bytes_up` as each epoch's last batch was applied.
     """
 
     bytes_up: int = 0
@@ -50,6 +51,8 @@ class Totals:
     train_wall_s: float = 0.0
     edge_peak_rss_bytes: int = 0
     lives: int = 0
+    epoch_train_s: list[float] = field(default_factory=list)
+    epoch_bytes_up: list[int] = field(default_factory=list)
 
 
 class Counters:
@@ -86,6 +89,13 @@ class Counters:
         with self._lock:
             for name, value in more.items():
                 setattr(self._totals, name, getattr(self._totals, name) + value)
+
+    def note_epochs(self, over: int, train_wall_s: float) -> None:
+        """Note that so many epochs are applied after this time; one applied again is known already."""
+        with self._lock:
+            for _ in range(over - len(self._totals.epoch_train_s)):
+                self._totals.epoch_train_s.append(train_wall_s)
+                self._totals.epoch_bytes_up.append(self._totals.bytes_up)
 
     def totals(self) -> Totals:
         """Return a copy of the totals as they stand."""
@@ -187,6 +197,12 @@ class TrainingTime:
                 self._closed_s = self.value(now)
                 self._epoch += 1
                 self._ready_at = now
+
+    @property
+    def epochs(self) -> tuple[int, float]:
+        """How many epochs are over, and their seconds."""
+        with self._lock:
+            return self._epoch, self._closed_s
 
     def evaluated(self, batches: int, now: float) -> None:
         """Note that the cloud is done with the evaluation after `batches` batches."""

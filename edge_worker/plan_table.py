@@ -9,23 +9,12 @@ import click
 from rich.table import Table
 
 from common.console import table_console
-from common.units import Rate, format_duration, format_rate, format_size, resolve_link
+from common.units import format_duration, format_rate, format_size
 from edge_worker.planner import NO_TIME, Link, Plan, best_of, changes, rank, verdict
 from edge_worker.profile_file import Measured
 
 SHOWN = 8
 FASTER = (2, 10)
-
-
-def link_of(known: Link, rate: float | None, rate_down: float | None, latency_s: float | None) -> Link:
-    """Return the link of a profile, but for what is given; a preset stands for all that is not."""
-    if rate is None and rate_down is None and latency_s is None:
-        return known
-    wanted = resolve_link(rate, rate_down, latency_s)
-    up_bps = wanted.rate_up_bps or known.up_bps
-    down_bps = wanted.rate_down_bps or (known.down_bps if rate is None else up_bps)
-    is_told = latency_s is not None or (isinstance(rate, Rate) and rate.preset is not None)
-    return Link(up_bps=up_bps, down_bps=down_bps, latency_s=wanted.latency_s if is_told else known.latency_s)
 
 
 def show_plan(measured: Measured, link: Link, edge_memory: int | None, as_json: bool) -> None:

@@ -13,7 +13,6 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
@@ -40,6 +39,8 @@ from edge_worker.run import Work
 log = logging.getLogger(__name__)
 
 WIDTHS = (8, 4, 2)
+# At which a step is timed where the plan is to choose.
+STEP_BITS = 4
 # Batches before those that count, and those.
 WARM, COUNTED = 3, 6
 # Of what is measured; a training that differs in it is another one.
@@ -78,19 +79,17 @@ class EdgeCost:
     records: tuple[bytes, ...] = ()
 
 
-def profile(config: TrainConfig, splits: Sequence[str], out: Path) -> Measured:
+def profile(config: TrainConfig, splits: Sequence[str]) -> Measured:
     """Measure all strategies of a run; what cannot be measured is left out, and said.
 
     Args:
         config: the settings that it would be trained with.
         splits: where to cut; none for all friendly places.
-        out: where the profile will be written; looked at first, as measuring takes long.
 
     Raises:
         HeadwaterError: the settings are wrong, the cloud is not to be had, or nothing was measured.
     """
-    if not out.parent.is_dir():
-        raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it, or name another file")
+    config = replace(config, bits=config.bits or STEP_BITS)
     names, batches, machine = _looked_up(config, splits)
     asked = Asked(config)
     log.info("%d split points are measured, which takes half a minute for each or more", len(names))

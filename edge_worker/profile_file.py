@@ -10,6 +10,7 @@ from typing import Any, TypeVar, get_args, get_origin
 
 from common.durable import write_atomic
 from common.errors import ConfigError
+from common.units import Rate, resolve_link
 from edge_worker.planner import Costs, Link
 
 T = TypeVar("T")
@@ -35,6 +36,23 @@ class Measured:
     link: Link
     costs: Costs
     made: str = ""
+
+
+def link_of(known: Link, rate: float | None, rate_down: float | None, latency_s: float | None) -> Link:
+    """Return the link of a profile, but for what is given; a preset stands for all that is not."""
+    if rate is None and rate_down is None and latency_s is None:
+        return known
+    wanted = resolve_link(rate, rate_down, latency_s)
+    up_bps = wanted.rate_up_bps or known.up_bps
+    down_bps = wanted.rate_down_bps or (known.down_bps if rate is None else up_bps)
+    is_told = latency_s is not None or (isinstance(rate, Rate) and rate.preset is not None)
+    return Link(up_bps=up_bps, down_bps=down_bps, latency_s=wanted.latency_s if is_told else known.latency_s)
+
+
+def check_folder(out: Path) -> None:
+    """Raise ConfigError where a profile could not be written to `out`, before anything is measured."""
+    if not out.parent.is_dir():
+        raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it, or name another file")
 
 
 def write_profile(path: Path, measured: Measured) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -58,12 +59,17 @@ class Outcome:
     signal: int = 0
 
 
-def train(config: TrainConfig, given: frozenset[str]) -> Outcome:
+def train(
+    config: TrainConfig,
+    given: frozenset[str],
+    choose: Callable[[TrainConfig], TrainConfig] = lambda config: config,
+) -> Outcome:
     """Start or resume the run in `config.run_dir`.
 
     Args:
         config: the settings as the command line has them.
         given: names of the settings that the user gave; the others come from the run, if there is one.
+        choose: puts a choice in place of each `auto` in a new run's settings.
 
     Raises:
         HeadwaterError: the run cannot start or go on; what was saved stays.
@@ -76,6 +82,9 @@ def train(config: TrainConfig, given: frozenset[str]) -> Outcome:
             with suppress(OSError):
                 remove_spool(run_dir.spool_file)
             return Outcome(summary=summary)
+    else:
+        run_dir.check_empty()
+        config = choose(config)
     work = Work(config, find_strategy(config.strategy))
     lock_run_dir(config.run_dir)
     return work.run(run_dir)

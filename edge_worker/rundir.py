@@ -19,7 +19,7 @@ import click
 from common.durable import write_atomic
 from common.errors import CheckpointError, ConfigError
 from common.units import Rate, parse_rate
-from edge_worker.config import MAY_CHANGE, TrainConfig
+from edge_worker.config import AUTO, AUTO_BITS, MAY_CHANGE, TrainConfig
 
 _PATHS = {field.name for field in fields(TrainConfig) if isinstance(field.metadata.get("type"), click.Path)}
 
@@ -56,15 +56,15 @@ class RunDir:
         return not self._run_file.exists()
 
     def settle(self, config: TrainConfig, given: frozenset[str]) -> TrainConfig:
-        """Return the settings to run with: what the user gave now, and else what the run was started with.
+        """Return the settings to resume with: what the user gave now, and else what the run was started with.
+
+        `auto` stands for what was chosen then.
 
         Raises:
             ConfigError: a setting was given that a resumed run may not change.
         """
-        if self.is_new:
-            self._check_empty()
-            return config
         saved = self._read()["settings"]
+        given -= {name for name in ("split", "bits") if getattr(config, name) in (AUTO, AUTO_BITS)}
         was = replace(config, **{name: _from_json(name, saved[name]) for name in saved})
         for name in sorted(given - MAY_CHANGE):
             before, now = getattr(was, name), getattr(config, name)
@@ -76,7 +76,7 @@ class RunDir:
         changed = {name: getattr(config, name) for name in given & MAY_CHANGE}
         return replace(was, **{**changed, "run_dir": config.run_dir})
 
-    def _check_empty(self) -> None:
+    def check_empty(self) -> None:
         """Refuse what an earlier run left: a new one would go on from it, with settings of its own."""
         if any(self.checkpoints.glob("*")):
             raise ConfigError(

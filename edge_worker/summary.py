@@ -47,6 +47,8 @@ def make_summary(
         "edge_accuracy": runlog.edge_accuracy,
         "cloud_accuracy": runlog.cloud_accuracy(plan.total_batches),
         "train_wall_s": wall,
+        "epoch_train_s": totals.epoch_train_s,
+        "epoch_bytes_up": totals.epoch_bytes_up,
         "edge_busy_s": totals.edge_busy_s,
         "edge_wait_s": totals.edge_wait_s if cloud else None,
         "link_busy_s": totals.link_busy_s if cloud else None,

@@ -64,3 +64,27 @@ def test_what_cannot_be_measured_is_said_and_leaves_no_file(tmp_path, arguments,
     assert complaint in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_takes_the_plan_s_choice_and_resumes_with_it(clouds, tmp_path):
+    cloud, run_dir = clouds(), tmp_path / "edge"
+    train = ["train", "--cloud", cloud.address, *SETTINGS, "--run-dir", run_dir]
+    auto = ["--split", "layer3", "--bits", "auto"]
+
+    done = run(*train, *auto)
+
+    assert done.returncode == 0, done.stderr
+    summary = json.loads((run_dir / "summary.json").read_text())
+    choice = json.loads((run_dir / "plan.json").read_text())["choice"]
+    assert (
+        (summary["split"], summary["bits"]) == (choice["split"], choice["bits"]) == ("layer3", choice["bits"])
+    )
+    assert "the plan's choice at 5mbit: hierarchical layer3" in done.stderr
+    ends = summary["epoch_train_s"]
+    assert len(ends) == summary["epochs"]
+    assert ends == sorted(ends)
+    assert ends[-1] == pytest.approx(summary["train_wall_s"])
+    assert len(set(summary["epoch_bytes_up"])) == summary["epochs"]
+    again = run(*train, *auto)
+    assert again.returncode == 0
+    assert "measuring" not in again.stderr

@@ -12,7 +12,7 @@ import pytest
 
 from common.errors import CheckpointError, ConfigError
 from common.units import PRESETS, parse_rate
-from edge_worker.config import MAY_CHANGE, TrainConfig
+from edge_worker.config import AUTO, AUTO_BITS, MAY_CHANGE, TrainConfig
 from edge_worker.run import train
 from edge_worker.rundir import Identity, RunDir
 
@@ -54,8 +54,10 @@ def test_a_new_directory_holds_no_run_until_one_begins(tmp_path):
     assert run_dir.session_id() == identity.session_id
 
 
-def test_a_new_run_takes_its_settings_as_they_come(tmp_path):
-    assert RunDir(tmp_path).settle(STARTED, frozenset({"bits"})) is STARTED
+def test_auto_stands_for_what_was_chosen_when_the_run_began(started):
+    resumed = started.settle(TrainConfig(split=AUTO, bits=AUTO_BITS), frozenset({"split", "bits"}))
+
+    assert (resumed.split, resumed.bits) == (STARTED.split, STARTED.bits)
 
 
 def test_what_is_not_given_on_resume_is_what_the_run_was_started_with(started):
@@ -195,4 +197,4 @@ def test_checkpoints_without_the_run_that_they_are_of_are_refused(tmp_path):
     (run_dir.checkpoints / "000000000007.ckpt").touch()
 
     with pytest.raises(ConfigError, match=r"has the checkpoints of a run, but not its run\.json; restore"):
-        run_dir.settle(TrainConfig(run_dir=tmp_path), frozenset())
+        train(TrainConfig(run_dir=tmp_path), NOTHING)

@@ -6,9 +6,9 @@ import pytest
 
 from common.errors import ConfigError
 from common.units import parse_rate
-from edge_worker.plan_table import link_of, show_plan
+from edge_worker.plan_table import show_plan
 from edge_worker.planner import Link
-from edge_worker.profile_file import Measured, read_profile, write_profile
+from edge_worker.profile_file import Measured, link_of, read_profile, write_profile
 from tests.unit.edge_worker.test_planner import COSTS, LINK
 
 MEASURED = Measured(

@@ -33,6 +33,8 @@ TOTALS = Totals(
     train_wall_s=5.0,
     edge_peak_rss_bytes=1 << 28,
     lives=3,
+    epoch_train_s=[2.0, 5.0],
+    epoch_bytes_up=[260_000, 500_000],
 )
 ACK = Ack(
     received_bytes=0,
@@ -107,12 +109,14 @@ def test_a_run_with_a_cloud_has_every_figure(runlog):
 
 
 def test_it_is_one_flat_object_that_json_holds(runlog):
-    """Flat but for what `export` writes into its file: shape, class names, and normalisation."""
+    """Flat but for one figure of each epoch, and what `export` writes: shape, class names, normalisation."""
     found = summary(runlog)
 
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     lists = {name: value for name, value in found.items() if isinstance(value, list | dict)}
     assert lists == {
+        "epoch_train_s": [2.0, 5.0],
+        "epoch_bytes_up": [260_000, 500_000],
         "input_shape": [3, 2, 2],
         "classes": ["disc", "ring"],
         "mean": [0.5, 0.25, 0.125],

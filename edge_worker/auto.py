@@ -1,0 +1,138 @@
+"""`--split auto` and `--bits auto`: the plan's choice for the strategy that a run is trained with.
+
+RUN_DIR/profile.json    what was measured for it, unless --profile names a file
+RUN_DIR/plan.json       the choice, and what it was expected to take
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from common.durable import make_directory, write_atomic
+from common.errors import ConfigError
+from common.strategies import STRATEGIES, find_strategy
+from common.units import format_duration, format_rate
+from edge_worker.config import AUTO, AUTO_BITS, TrainConfig
+from edge_worker.planner import Link, Plan, best_of, rank, verdict
+from edge_worker.profile import profile
+from edge_worker.profile_file import Measured, link_of, read_profile, write_profile
+
+log = logging.getLogger(__name__)
+
+# What a profile must have in common with the run that is planned by it.
+SAME = (
+    "model stem classifier exit dataset image_size train_limit batch_size precision gradient_bits "
+    "workers threads"
+).split()
+
+
+def is_open(config: TrainConfig) -> bool:
+    """Tell whether a choice is left to the plan."""
+    return config.split == AUTO or config.bits == AUTO_BITS
+
+
+def settle_choice(config: TrainConfig, path: Path | None) -> TrainConfig:
+    """Return the settings with the plan's choice in place of each `auto`, and record it in the run directory.
+
+    Args:
+        config: of a new run.
+        path: what `edge-worker profile` wrote; None to measure now.
+
+    Raises:
+        ConfigError: the strategy has no split point, or the profile is of another training or lacks it.
+        HeadwaterError: measuring failed.
+    """
+    if not is_open(config):
+        if path is not None:
+            raise ConfigError("--profile is for --split auto and --bits auto; leave it out")
+        return config
+    check_has_choice(config)
+    measured = _measured(config, path)
+    link = link_of(measured.link, config.link_rate, config.link_rate_down, config.link_latency)
+    choice, everything = choose(config, measured, link), verdict(rank(measured.costs, link))
+    log.info(
+        "the plan's choice at %s: %s, an epoch in %s, held up by the %s",
+        *(format_rate(link.up_bps), choice.name, format_duration(choice.epoch_s), choice.bottleneck),
+    )
+    log.info("of all strategies: %s", everything)
+    document = {"choice": asdict(choice), "link": asdict(link), "verdict": everything}
+    make_directory(config.run_dir)
+    write_atomic(config.run_dir / "plan.json", json.dumps(document, indent=2).encode() + b"\n")
+    return with_choice(config, choice)
+
+
+def check_has_choice(config: TrainConfig) -> None:
+    """Raise ConfigError where the strategy cuts the network nowhere, so that there is nothing to choose."""
+    if find_strategy(config.strategy).cut == "split":
+        return
+    flags = [name for name, is_auto in (("--split", config.split == AUTO), ("--bits", True)) if is_auto]
+    cutting = " or ".join(each.name for each in STRATEGIES.values() if each.cut == "split")
+    raise ConfigError(
+        f"{flags[0]} auto needs a strategy that cuts the network, {cutting}; got {config.strategy}"
+    )
+
+
+def choose(config: TrainConfig, measured: Measured, link: Link) -> Plan:
+    """Return the fastest split point and width of the strategy, among those that are left open.
+
+    Raises:
+        ConfigError: the profile lacks the split point, or the width, that is not open.
+    """
+    fitting = [
+        each
+        for each in rank(measured.costs, link)
+        if each.strategy == config.strategy
+        and config.split in (AUTO, each.split)
+        and config.bits in (AUTO_BITS, each.bits)
+    ]
+    if not fitting:
+        costs = measured.costs.splits
+        widths = sorted({bits for each in costs for bits in each.widths})
+        raise ConfigError(
+            f"the profile has no --split {config.split} with --bits {config.bits or AUTO}; it has "
+            f"{', '.join(each.split for each in costs)} with {', '.join(map(str, widths))} bits"
+        )
+    return best_of(fitting)
+
+
+def with_choice(config: TrainConfig, choice: Plan) -> TrainConfig:
+    """Return the settings with this choice."""
+    return replace(config, split=choice.split or config.split, bits=choice.bits or config.bits)
+
+
+def check_same(config: TrainConfig, measured: Measured, path: Path) -> None:
+    """Raise ConfigError where a profile is of another training."""
+    for name in SAME:
+        here, there = getattr(config, name), measured.settings.get(name)
+        if here != there:
+            raise ConfigError(
+                f"the profile {path} was measured with --{name.replace('_', '-')} {there}, got {here}; "
+                "measure again with edge-worker profile"
+            )
+
+
+def _measured(config: TrainConfig, path: Path | None) -> Measured:
+    """Return a profile of this training: the one that is named, one of an earlier start, or a new one."""
+    if path is not None:
+        measured = read_profile(path)
+        check_same(config, measured, path)
+        return measured
+    splits = [] if config.split == AUTO else [config.split]
+    return measured_in(config.run_dir / "profile.json", config, lambda: profile(config, splits))
+
+
+def measured_in(path: Path, config: TrainConfig, measure: Callable[[], Measured]) -> Measured:
+    """Return the profile of an earlier start where it is of the same training, else measure and keep it."""
+    if path.exists():
+        try:
+            measured = read_profile(path)
+            check_same(config, measured, path)
+            return measured
+        except ConfigError as error:
+            log.warning("measured again: %s", error)
+    measured = measure()
+    make_directory(path.parent)
+    write_profile(path, measured)
+    return read_profile(path)

@@ -1,0 +1,94 @@
+"""What `--split auto` and `--bits auto` come to, by a profile that is written here."""
+
+import json
+from dataclasses import asdict, replace
+
+import pytest
+
+from common.errors import ConfigError
+from edge_worker import auto
+from edge_worker.auto import SAME, settle_choice
+from edge_worker.config import AUTO, AUTO_BITS, TrainConfig
+from edge_worker.planner import Link, best_of, rank
+from edge_worker.profile_file import Measured, write_profile
+from tests.unit.edge_worker.test_planner import COSTS, LINK
+
+OPEN = TrainConfig(split=AUTO, bits=AUTO_BITS)
+
+
+def measured(config=OPEN):
+    settings = {name: getattr(config, name) for name in SAME}
+    return Measured(settings=settings, edge="a Pi", cloud="a server", link=LINK, costs=COSTS)
+
+
+@pytest.fixture
+def path(tmp_path):
+    write_profile(tmp_path / "measured.json", measured())
+    return tmp_path / "measured.json"
+
+
+def of(strategy, link=LINK):
+    return best_of([each for each in rank(COSTS, link) if each.strategy == strategy])
+
+
+@pytest.mark.parametrize("strategy", ["hierarchical", "split-learning"])
+@pytest.mark.parametrize("rate", [None, 1e5, 1e9])
+def test_the_fastest_choice_of_the_strategy_at_the_link_of_the_run_is_taken_and_kept(
+    tmp_path, path, strategy, rate
+):
+    run_dir = tmp_path / "run"
+    config = replace(OPEN, strategy=strategy, link_rate=rate, run_dir=run_dir)
+    link = LINK if rate is None else Link(up_bps=rate, down_bps=rate, latency_s=LINK.latency_s)
+
+    settled = settle_choice(config, path)
+
+    wanted = of(strategy, link)
+    assert settled == replace(config, split=wanted.split, bits=wanted.bits)
+    kept = json.loads((run_dir / "plan.json").read_text())
+    assert (kept["choice"], kept["link"]) == (asdict(wanted), asdict(link))
+
+
+def test_what_the_user_says_stays(tmp_path, path):
+    for name in {each.split for each in COSTS.splits}:
+        assert settle_choice(replace(OPEN, split=name, run_dir=tmp_path / name), path).split == name
+    for bits in (4, 8):
+        assert settle_choice(replace(OPEN, bits=bits, run_dir=tmp_path / str(bits)), path).bits == bits
+    plain = TrainConfig(run_dir=tmp_path / "plain")
+    assert settle_choice(plain, None) is plain
+    assert not plain.run_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "complaint"),
+    [
+        (replace(OPEN, strategy="full-edge"), "^--split auto needs a strategy that cuts the network"),
+        (TrainConfig(bits=AUTO_BITS, strategy="full-cloud"), "^--bits auto needs a strategy that cuts"),
+        (replace(OPEN, batch_size=7), r"was measured with --batch-size 128, got 7; measure again"),
+        (replace(OPEN, split="layer9"), "has no --split layer9 with --bits auto; it has layer"),
+        (replace(OPEN, bits=32), "has no --split auto with --bits 32; it has layer.* with .*4.* bits"),
+        (TrainConfig(), "^--profile is for --split auto and --bits auto"),
+    ],
+)
+def test_what_cannot_be_chosen_is_said_and_leaves_nothing(tmp_path, path, config, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        settle_choice(replace(config, run_dir=tmp_path / "run"), path)
+    assert not (tmp_path / "run").exists()
+
+
+def test_without_a_profile_one_is_measured_once_and_anew_for_another_training(tmp_path, monkeypatch):
+    asked = []
+
+    def profile(config, splits):
+        asked.append(splits)
+        return measured(config)
+
+    monkeypatch.setattr(auto, "profile", profile)
+    config = replace(OPEN, run_dir=tmp_path / "run")
+
+    first = settle_choice(config, None)
+    assert settle_choice(config, None) == first
+    assert asked == [[]]
+    assert settle_choice(replace(config, split="layer1"), None).split == "layer1"
+    assert asked == [[]]  # it is among all places, which are there
+    settle_choice(replace(config, batch_size=64), None)
+    assert asked == [[], []]
