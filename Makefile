@@ -12,7 +12,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml setup.py common/codec/kernels.c
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet -e '.[cloud,dev]'
+	$(BIN)/pip install --quiet -e '.[cloud,report,dev]'
 	touch $@
 
 demo: install ## Train a local pair over an emulated 10 Mbit/s link on images that the code draws.
@@ -36,10 +36,10 @@ check-proto: proto ## Fails where the committed code is not what the .proto file
 
 test-oldest: ## The tests on the oldest packages that pyproject.toml admits; outside CI.
 	test -x .venv-oldest/bin/python || $(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/pip install --quiet -e '.[cloud,dev]' \
+	.venv-oldest/bin/pip install --quiet -e '.[cloud,report,dev]' \
 	  torch==2.4.1 torchvision==0.19.1 'numpy<2' grpcio==1.73.1 protobuf==6.31.0 \
 	  grpcio-health-checking==1.73.1 cryptography==42.0.0 safetensors==0.4.5 zstandard==0.22.0 pillow==9.3.0 rich==13.0.0 click==8.1.7 \
-	  apsw==3.46.0.0
+	  apsw==3.46.0.0 matplotlib==3.8.0 jinja2==3.1.2
 	.venv-oldest/bin/python -m pytest
 
 clean:

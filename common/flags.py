@@ -2,7 +2,7 @@
 
 import dataclasses
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 import click
@@ -21,15 +21,19 @@ def flag(default: Any, help: str, **option: Any) -> Any:
     return dataclasses.field(default=default, metadata={"help": help, **option})
 
 
-def options_of(config_type: type[T]) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def options_of(
+    config_type: type[T], without: Collection[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Turn each field of `config_type` into a click option.
 
     The command is called with the config and with the names of the fields that the user gave, on the command
     line or in the environment, as opposed to those that took their default; other options of its own come as
-    they are. Flags of the type itself come first, then those of the types it is derived from.
+    they are. Flags of the type itself come first, then those of the types it is derived from. Fields named in
+    `without` become no option, and take their default.
     """
     own = config_type.__annotations__
-    options = sorted(dataclasses.fields(config_type), key=lambda field: field.name not in own)  # type: ignore[arg-type]
+    wanted = [field for field in dataclasses.fields(config_type) if field.name not in without]  # type: ignore[arg-type]
+    options = sorted(wanted, key=lambda field: field.name not in own)
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def run(**values: Any) -> None:

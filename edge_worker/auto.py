@@ -17,7 +17,7 @@ from common.units import format_duration, format_rate
 from edge_worker.config import AUTO, AUTO_BITS, TrainConfig
 from edge_worker.planner import Link, Plan, best_of, rank, verdict
 from edge_worker.profile import profile
-from edge_worker.profile_file import Measured, link_of, read_profile, write_profile
+from edge_worker.profile_file import Measured, emulated_link, link_of, read_profile, write_profile
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,8 @@ def settle_choice(config: TrainConfig, path: Path | None) -> TrainConfig:
         return config
     check_has_choice(config)
     measured = _measured(config, path)
-    link = link_of(measured.link, config.link_rate, config.link_rate_down, config.link_latency)
+    told = config.link_rate, config.link_rate_down, config.link_latency
+    link = emulated_link(*told) or link_of(measured.link, *told)
     choice, everything = choose(config, measured, link), verdict(rank(measured.costs, link))
     log.info(
         "the plan's choice at %s: %s, an epoch in %s, held up by the %s",

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import click
 
+from common.errors import ConfigError, HeadwaterError
 from common.flags import Commands, options_of
 from common.logs import set_up_logging
-from common.units import DURATION, RATE, SIZE
+from common.strategies import STRATEGIES
+from common.units import DURATION, RATE, SIZE, Rate
 from edge_worker.access import Access
 from edge_worker.config import TrainConfig
 
@@ -142,3 +144,57 @@ def plan(
     measured = read_profile(path)
     link = link_of(measured.link, link_rate, link_rate_down, link_latency)
     show_plan(measured, link, edge_memory, as_json)
+
+
+@main.command()
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="For the report."
+)
+@click.option(
+    "--strategies", default=",".join(STRATEGIES), show_default=True, help="Which, with commas between them."
+)
+@click.option(
+    "--images", type=click.Choice(["resend", "once"]), help="How they go up with full-cloud  [default: both]"
+)
+@click.option(
+    "--link-rate", "rates", type=RATE, multiple=True, help="Emulate an uplink of this rate; may be repeated."
+)
+@options_of(TrainConfig, without=("strategy", "images", "link_rate", "run_dir"))
+def compare(
+    config: TrainConfig,
+    given: frozenset[str],
+    out: Path,
+    strategies: str,
+    images: str | None,
+    rates: tuple[Rate, ...],
+) -> None:
+    """Train the same work by each strategy over each link, and write a report.
+
+    Takes the flags of `train`; --split auto and --bits auto are chosen for each link. Measures first, to set
+    what the plan expects beside what it took. The same --out again goes on where it was stopped.
+    """
+    try:
+        from edge_worker.compare import Comparison
+        from edge_worker.compare import compare as run
+        from edge_worker.report import print_report
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"compare needs {error.name}, which is not installed; install with the extra `report`, as with: "
+            "pip install '.[report]'"
+        ) from error
+    set_up_logging(config.log_level)
+    names = tuple(dict.fromkeys(name for each in strategies.split(",") if (name := each.strip())))
+    ways = (images,) if images is not None else ("resend", "once")
+    comparison = Comparison(config=config, strategies=names, images=ways, rates=rates, out=out)
+    ended = run(comparison)
+    if ended.report:
+        print_report(ended.report)
+        click.echo(f"wrote {out / 'report.html'}, and beside it .json, .csv and .png")
+    if ended.signal:
+        click.echo("stopped; the same command goes on", err=True)
+        sys.exit(128 + ended.signal)
+    if ended.failed:
+        raise HeadwaterError(
+            f"{ended.failed} of {len(ended.report['cells'])} cells failed, as the report says; "
+            "the same command tries them again"
+        )

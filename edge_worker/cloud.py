@@ -127,7 +127,7 @@ class Cloud:
         if is_first:
             self._timing.found(ack.applied.batches, now)
         self._timing.applied(ack.applied.batches, now)
-        self._counters.note_epochs(*self._timing.epochs)
+        self._counters.note_applied(*self._timing.epochs)
         for result in ack.results:
             # A new stream tells old results again.
             if self._runlog.cloud_evaluation(result) and not is_first:

@@ -38,7 +38,8 @@ class Totals:
         train_wall_s: see `TrainingTime`.
         edge_peak_rss_bytes: the largest memory of any life.
         lives: how often training was started.
-        epoch_train_s, epoch_bytes_up: `train_wall_s` and `bytes_up` as each epoch's last batch was applied.
+        epoch_train_s: `train_wall_s` as each epoch's last batch was applied.
+        epoch_bytes_up: `bytes_up` as the stream came to what follows each epoch's last batch.
     """
 
     bytes_up: int = 0
@@ -90,12 +91,17 @@ class Counters:
             for name, value in more.items():
                 setattr(self._totals, name, getattr(self._totals, name) + value)
 
-    def note_epochs(self, over: int, train_wall_s: float) -> None:
+    def note_applied(self, epochs: int, train_wall_s: float) -> None:
         """Note that so many epochs are applied after this time; one applied again is known already."""
         with self._lock:
-            for _ in range(over - len(self._totals.epoch_train_s)):
-                self._totals.epoch_train_s.append(train_wall_s)
-                self._totals.epoch_bytes_up.append(self._totals.bytes_up)
+            known = self._totals.epoch_train_s
+            known += [train_wall_s] * (epochs - len(known))
+
+    def note_sent(self, epochs: int) -> None:
+        """Note that so many epochs are sent; one sent again is known already."""
+        with self._lock:
+            known = self._totals.epoch_bytes_up
+            known += [self._totals.bytes_up] * (epochs - len(known))
 
     def totals(self) -> Totals:
         """Return a copy of the totals as they stand."""

@@ -131,7 +131,7 @@ class TrainingLoop:
         self._log.edge_batch(batch.seq, loss, lr)
         if self._encoder is None:
             self._timing.applied(batch.seq + 1, now)
-            self._counters.note_epochs(*self._timing.epochs)
+            self._counters.note_applied(*self._timing.epochs)
         self._counters.save(self._timing.value(now), now)
         return True
 

@@ -33,7 +33,7 @@ from edge_worker.encoder import Content, Encoder
 from edge_worker.outbox import Outbox
 from edge_worker.planner import FASTEST_BPS, Coded, Costs, ImagesCost, Link, SplitCost, WholeCost
 from edge_worker.profile_call import Asked, on_the_wire
-from edge_worker.profile_file import Measured
+from edge_worker.profile_file import Measured, emulated_link
 from edge_worker.run import Work
 
 log = logging.getLogger(__name__)
@@ -178,15 +178,14 @@ def _reason(error: Exception) -> str:
 
 def _link(config: TrainConfig, back: BackProfile) -> Link:
     """Return the link as it is emulated, or else as its uplink was measured, taken for its downlink, too."""
-    link = resolve_link(config.link_rate, config.link_rate_down, config.link_latency)
-    if link.rate_up_bps is not None:  # a downlink that is not emulated has no bound
-        return Link(
-            up_bps=link.rate_up_bps, down_bps=link.rate_down_bps or FASTEST_BPS, latency_s=link.latency_s
-        )
+    emulated = emulated_link(config.link_rate, config.link_rate_down, config.link_latency)
+    if emulated is not None:
+        return emulated
     if not back.receive_s or not back.received_bytes:
         raise ConfigError("the batches were too few to measure the link with; give --link-rate")
     up_bps = min(FASTEST_BPS, 8 * back.received_bytes / back.receive_s)
-    return Link(up_bps=up_bps, down_bps=link.rate_down_bps or up_bps, latency_s=link.latency_s)
+    told = resolve_link(None, config.link_rate_down, config.link_latency)
+    return Link(up_bps=up_bps, down_bps=told.rate_down_bps or up_bps, latency_s=told.latency_s)
 
 
 # ------------------------------------------------------------------ one process

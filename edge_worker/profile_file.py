@@ -11,7 +11,7 @@ from typing import Any, TypeVar, get_args, get_origin
 from common.durable import write_atomic
 from common.errors import ConfigError
 from common.units import Rate, resolve_link
-from edge_worker.planner import Costs, Link
+from edge_worker.planner import FASTEST_BPS, Costs, Link
 
 T = TypeVar("T")
 
@@ -47,6 +47,15 @@ def link_of(known: Link, rate: float | None, rate_down: float | None, latency_s:
     down_bps = wanted.rate_down_bps or (known.down_bps if rate is None else up_bps)
     is_told = latency_s is not None or (isinstance(rate, Rate) and rate.preset is not None)
     return Link(up_bps=up_bps, down_bps=down_bps, latency_s=wanted.latency_s if is_told else known.latency_s)
+
+
+def emulated_link(rate: float | None, rate_down: float | None, latency_s: float | None) -> Link | None:
+    """Return the link that a run with these flags emulates; None where it takes its own."""
+    link = resolve_link(rate, rate_down, latency_s)
+    if link.rate_up_bps is None:
+        return None
+    # A downlink that is not emulated has no bound.
+    return Link(up_bps=link.rate_up_bps, down_bps=link.rate_down_bps or FASTEST_BPS, latency_s=link.latency_s)
 
 
 def check_folder(out: Path) -> None:

@@ -268,7 +268,11 @@ class Work:
             if finished:
                 display.drain()
                 finished = outbox.drain(lambda: cloud.has_told(self.plan.total_batches))
-        counters.save(timing.value(time.monotonic()))
+        train_wall_s = timing.value(time.monotonic())
+        if finished:  # a kill in its last second may have cost the count
+            counters.note_applied(self.config.epochs, train_wall_s)
+            counters.note_sent(self.config.epochs if self.strategy.uses_cloud else 0)
+        counters.save(train_wall_s)
         if not finished:
             # A step whose gradient did not come is none, and its front is no state to save.
             done = checkpoints.newest.batches if self.strategy.gradient else loop.done

@@ -62,9 +62,11 @@ class Sender:
         self._since = time.monotonic()
         self._record, self._offset = b"", 0  # what is being sent, and how much of it was
         self._evaluation = False  # whether it belongs to an evaluation
+        self._per_epoch = 0
 
     def requests(self, hello: Hello) -> Iterator[pb.TrainRequest]:
         """Yield Hello, then notes and chunks as they come and as the window allows."""
+        self._per_epoch = hello.run.batches_per_epoch
         self._counters.add(bytes_up=STREAM_OPEN_BYTES)
         self._kinds.append(False)
         yield convert.request_to_proto(hello)
@@ -97,6 +99,8 @@ class Sender:
             return note
         if not self._record and not self._closing() and (parcel := self._outbox.take()) is not None:
             self._evaluation = parcel.evaluation
+            # An evaluation, and a batch or the end, come after so many epochs.
+            self._counters.note_sent((parcel.after.batches - (not parcel.evaluation)) // self._per_epoch)
             self._record, self._offset = self._outbox.data_of(parcel), 0
         data = self._record[self._offset : self._offset + self._flow.chunk_bytes]
         if not data or not self._flow.may_send(len(data)):

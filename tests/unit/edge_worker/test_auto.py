@@ -9,7 +9,7 @@ from common.errors import ConfigError
 from edge_worker import auto
 from edge_worker.auto import SAME, settle_choice
 from edge_worker.config import AUTO, AUTO_BITS, TrainConfig
-from edge_worker.planner import Link, best_of, rank
+from edge_worker.planner import FASTEST_BPS, Link, best_of, rank
 from edge_worker.profile_file import Measured, write_profile
 from tests.unit.edge_worker.test_planner import COSTS, LINK
 
@@ -38,7 +38,8 @@ def test_the_fastest_choice_of_the_strategy_at_the_link_of_the_run_is_taken_and_
 ):
     run_dir = tmp_path / "run"
     config = replace(OPEN, strategy=strategy, link_rate=rate, run_dir=run_dir)
-    link = LINK if rate is None else Link(up_bps=rate, down_bps=rate, latency_s=LINK.latency_s)
+    # As it is emulated: only the uplink, without a latency.
+    link = LINK if rate is None else Link(up_bps=rate, down_bps=FASTEST_BPS)
 
     settled = settle_choice(config, path)
 

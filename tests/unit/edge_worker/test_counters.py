@@ -154,16 +154,20 @@ def test_counts_that_are_there_win_over_the_checkpoint(tmp_path):
     assert (second.totals().bytes_up, second.totals().lives) == (10, 2)
 
 
-def test_each_epoch_is_noted_once_with_the_bytes_by_then(tmp_path):
+def test_each_epoch_is_noted_once(tmp_path):
     counters = Counters(tmp_path / "counters.json", lambda: 0.0)
     counters.add(bytes_up=100)
-    counters.note_epochs(1, 5.0)
+    counters.note_sent(0)
+    counters.note_sent(1)
     counters.add(bytes_up=50)
-    counters.note_epochs(1, 9.0)  # the next one is under way
-    counters.note_epochs(3, 12.0)  # two in one word of the cloud
-    counters.note_epochs(2, 20.0)  # it lost some, and applies them again
+    counters.note_sent(1)
+    counters.note_sent(2)
+    counters.note_applied(1, 5.0)
+    counters.note_applied(1, 9.0)  # the next one is under way
+    counters.note_applied(3, 12.0)  # two in one word of the cloud
+    counters.note_applied(2, 20.0)  # it lost some, and applies them again
     counters.save(12.0)
 
     totals = Counters(tmp_path / "counters.json", lambda: 0.0).totals()
     assert totals.epoch_train_s == [5.0, 12.0, 12.0]
-    assert totals.epoch_bytes_up == [100, 150, 150]
+    assert totals.epoch_bytes_up == [100, 150]

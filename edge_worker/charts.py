@@ -1,0 +1,166 @@
+"""The charts of a comparison, drawn with matplotlib without a display."""
+
+from collections.abc import Callable, Sequence
+from io import BytesIO
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+# One colour for each strategy, told apart also by those who do not see red or green (after Okabe and Ito).
+COLOURS = {
+    "hierarchical": "#0072b2",
+    "split-learning": "#e69f00",
+    "full-cloud (resend)": "#cc79a7",
+    "full-cloud (once)": "#56b4e9",
+    "full-edge": "#7f7f7f",
+}
+PARTS = {"edge_s": ("edge", "#009e73"), "link_s": ("link", "#d55e00"), "cloud_s": ("cloud", "#0072b2")}
+MiB = float(1 << 20)
+STYLE: dict[Any, Any] = {
+    "font.size": 9.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e3e3e3",
+    "svg.fonttype": "none",  # text stays text
+    "font.family": "sans-serif",
+}
+# None but the drawing: no date, no maker's address.
+NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+
+Rows = Sequence[dict[str, Any]]
+
+
+def draw(cells: Rows) -> dict[str, tuple[str, bytes, str]]:
+    """Return each chart by its name: what it shows, as PNG, and as SVG.
+
+    Args:
+        cells: those of the JSON report that were trained.
+    """
+    charts: dict[str, tuple[str, Callable[[Axes, Rows], None]]] = {
+        "epoch-time": ("Time of an epoch; the diamond is what the plan expected", _epoch_times),
+        "busy": ("Busy in an epoch: the longest of the three sets the pace", _busy),
+        "accuracy-time": ("Accuracy by training time", _curves("train_s", "seconds of training", 1.0)),
+        "accuracy-bytes": (
+            "Accuracy by what was sent",
+            _curves("bytes_up", "MiB sent", MiB),
+        ),
+        "bytes": ("Sent in an epoch", _bars("bytes_up", "MiB", MiB)),
+        "memory": ("Peak memory of the edge", _bars("memory_bytes", "MiB", MiB)),
+    }
+    return {name: (title, *_rendered(name, function, cells)) for name, (title, function) in charts.items()}
+
+
+def _rendered(name: str, function: Callable[[Axes, Rows], None], cells: Rows) -> tuple[bytes, str]:
+    # Ids in a drawing come of the salt: several of them share a page.
+    with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
+        bars = not name.startswith("accuracy")
+        figure = Figure(figsize=(6.4, 1.1 + 0.3 * len(cells) if bars else 3.6), layout="constrained")
+        FigureCanvasAgg(figure)
+        function(figure.add_subplot(), cells)
+        png, svg = BytesIO(), BytesIO()
+        figure.savefig(png, format="png", dpi=150)
+        figure.savefig(svg, format="svg", transparent=True, metadata=NO_METADATA)
+    text = svg.getvalue().decode()
+    return png.getvalue(), text[text.index("<svg") :]
+
+
+def label_of(cell: dict[str, Any]) -> str:
+    """Return a cell's strategy in words."""
+    return cell["strategy"] if cell["images"] is None else f"{cell['strategy']} ({cell['images']})"
+
+
+def _places(axes: Axes, cells: Rows) -> list[float]:
+    """Put the cells one below the other, those of one link together; return where."""
+    places, names, place, link = [], [], 0.0, None
+    for cell in cells:
+        if link is not None and cell["link"] != link:
+            place += 0.6
+        link = cell["link"]
+        places.append(place)
+        place += 1.0
+        where = "" if cell["link"] == "no link" else f" · {cell['link']}"
+        names.append(label_of(cell) + where)
+    axes.set_yticks(places, names)
+    axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
+    return places
+
+
+def _epoch_times(axes: Axes, cells: Rows) -> None:
+    places = _places(axes, cells)
+    axes.barh(places, [cell["epoch_s"] for cell in cells], color=_colours(cells))
+    ends = []
+    for place, cell in zip(places, cells, strict=True):
+        expected = cell["predicted_epoch_s"]
+        if expected is not None:
+            axes.plot(expected, place, marker="D", markersize=5, color="black", markeredgecolor="white")
+        ends.append(max(cell["epoch_s"], expected or 0.0))
+    _label(axes, places, ends, [f"{_short(cell['epoch_s'])} s" for cell in cells])
+    axes.set_xlabel("seconds")
+
+
+def _busy(axes: Axes, cells: Rows) -> None:
+    places = _places(axes, cells)
+    left = [0.0] * len(cells)
+    for part, (name, colour) in PARTS.items():
+        widths = [cell[part] for cell in cells]
+        axes.barh(places, widths, left=left, color=colour, label=name)
+        left = [start + width for start, width in zip(left, widths, strict=True)]
+    axes.set_xlabel("seconds, one after the other; they overlap but in split-learning")
+    axes.legend(frameon=False, loc="best")
+
+
+def _bars(figure: str, unit: str, per: float) -> Callable[[Axes, Rows], None]:
+    def draw_bars(axes: Axes, cells: Rows) -> None:
+        values = [cell[figure] / per for cell in cells]
+        places = _places(axes, cells)
+        axes.barh(places, values, color=_colours(cells))
+        _label(axes, places, values, [f"{_short(value)} {unit}" if value else "nothing" for value in values])
+        axes.set_xlabel(unit)
+
+    return draw_bars
+
+
+def _label(axes: Axes, places: Sequence[float], ends: Sequence[float], texts: Sequence[str]) -> None:
+    """Write beside each bar what it says."""
+    for place, end, text in zip(places, ends, texts, strict=True):
+        axes.annotate(text, (end, place), xytext=(6, 0), textcoords="offset points", va="center")
+    axes.set_xlim(0, 1.22 * max(ends) or 1.0)
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _curves(over: str, unit: str, per: float) -> Callable[[Axes, Rows], None]:
+    def draw_curves(axes: Axes, cells: Rows) -> None:
+        links = list(dict.fromkeys(cell["link"] for cell in cells))
+        for cell in cells:
+            if over == "bytes_up" and not cell["bytes_up"]:
+                continue  # it sends nothing
+            where = "" if cell["link"] == "no link" else f" · {cell['link']}"
+            axes.plot(
+                [point[over] / per for point in cell["curve"]],
+                [100 * point["accuracy"] for point in cell["curve"]],
+                marker="o",
+                markersize=3.5,
+                color=COLOURS.get(label_of(cell)),
+                linestyle=("-", "--", ":", "-.")[links.index(cell["link"]) % 4],
+                label=label_of(cell) + where,
+            )
+        axes.set_xlim(left=0)
+        axes.set_xlabel(unit)
+        axes.set_ylabel("accuracy, %")
+        if axes.has_data():
+            axes.legend(frameon=False, fontsize=6.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+    return draw_curves
+
+
+def _colours(cells: Rows) -> list[str]:
+    return [COLOURS.get(label_of(cell), "#333333") for cell in cells]

@@ -1,0 +1,105 @@
+"""The report of a comparison: JSON and CSV to reckon with, PNG and one HTML page to look at."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import click
+from jinja2 import Environment, PackageLoader
+from rich.table import Table
+
+from common.console import table_console
+from common.durable import write_atomic
+from common.units import format_duration, format_size
+from edge_worker.charts import draw, label_of
+from edge_worker.planner import METHOD
+
+FORMAT = 1
+
+# The table's columns: what they are called, the figure, and how it is written.
+COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
+    ("epoch", "epoch_s", format_duration),
+    ("expected", "predicted_epoch_s", format_duration),
+    ("edge busy", "edge_s", format_duration),
+    ("link busy", "link_s", format_duration),
+    ("cloud busy", "cloud_s", format_duration),
+    ("sent", "bytes_up", lambda nbytes: format_size(round(nbytes))),
+    ("edge memory", "memory_bytes", format_size),
+    ("accuracy", "accuracy", lambda share: f"{share:.2%}"),
+    ("exit", "exit_accuracy", lambda share: f"{share:.2%}"),
+)
+
+
+def write_report(out: Path, comparison: dict[str, Any]) -> dict[str, Any]:
+    """Write report.json, report.csv, the charts and report.html into `out`; return what the first has.
+
+    Raises:
+        CheckpointError: the disk does not take them.
+    """
+    made = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    whole = {"format": FORMAT, "made": made, **comparison}
+    write_atomic(out / "report.json", json.dumps(whole, indent=2, default=str).encode() + b"\n")
+    write_atomic(out / "report.csv", _csv(whole["cells"]))
+    trained = [cell for cell in whole["cells"] if cell["error"] is None]
+    charts = draw(trained) if trained else {}
+    for name, (_, png, _) in charts.items():
+        write_atomic(out / f"{name}.png", png)
+    write_atomic(out / "report.html", _page(whole, charts).encode())
+    return whole
+
+
+def _csv(cells: list[dict[str, Any]]) -> bytes:
+    text = io.StringIO()
+    names = [name for name in cells[0] if name != "curve"]
+    writer = csv.DictWriter(text, names, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(cells)
+    return text.getvalue().encode()
+
+
+def _page(whole: dict[str, Any], charts: dict[str, tuple[str, bytes, str]]) -> str:
+    environment = Environment(
+        loader=PackageLoader("edge_worker", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("report.html").render(
+        whole=whole,
+        sentences=verdicts(whole),
+        columns=COLUMNS,
+        label=label_of,
+        charts={name: (title, svg) for name, (title, _, svg) in charts.items()},
+        # As it must be inside of a page: nothing in it ends the element.
+        data=json.dumps(whole, default=str).replace("<", "\\u003c"),
+    )
+
+
+def verdicts(whole: dict[str, Any]) -> list[str]:
+    """Say how the method's time compares over each link, and where it is not the fastest."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for each in whole["against"]:
+        found.setdefault(each["link"], []).append(each)
+    sentences = []
+    for link, others in found.items():
+        parts = [f"{each['times']:.2f} times as long as {each['other']}" for each in others]
+        faster = [each["other"] for each in others if each["times"] > 1]
+        end = f"; faster here: {', '.join(faster)}" if faster else ""
+        sentences.append(f"{link}: an epoch of {METHOD} takes {', '.join(parts)}{end}.")
+    return sentences
+
+
+def print_report(whole: dict[str, Any]) -> None:
+    """Print the comparison as a table, and what it comes to."""
+    table = Table(title=f"{whole['settings'].get('model')} on {whole['settings'].get('dataset')}: one epoch")
+    shown = [each for each in COLUMNS if each[1] in ("epoch_s", "predicted_epoch_s", "bytes_up", "accuracy")]
+    for name in ("link", "strategy", "cut", *(name for name, _, _ in shown)):
+        table.add_column(name, justify="left" if name in ("link", "strategy", "cut") else "right")
+    for cell in whole["cells"]:
+        cut = "" if cell["split"] is None else f"{cell['split']}, {cell['bits']} bits"
+        texts = ["-" if cell[figure] is None else text(cell[figure]) for _, figure, text in shown]
+        table.add_row(cell["link"], label_of(cell), cut, *(texts if cell["error"] is None else ["failed"]))
+    table_console(piped=100).print(table)
+    for sentence in verdicts(whole):
+        click.echo(sentence)
