@@ -2,12 +2,12 @@
 
 python -m benchmarks.strategies [--data-dir ../shared/data] [--work DIR] [--quick] [--out FILE]
 
-CIFAR-10 or synthetic images, three epochs, an emulated link; the edge on one core and the cloud on the other,
-so that here both are equally fast. full-cloud is measured with images that go up in each epoch and with ones
-that the cloud keeps. Runs are kept below --work, so that a benchmark that was stopped goes on where it was.
+CIFAR-10, three epochs, an emulated link, split points and widths as planned; the edge on one core and the
+cloud on the other, so that here both are equally fast. full-cloud is measured with images that go up in
+each epoch and with ones that the cloud keeps. What `edge-worker compare` writes is kept below --work, so
+that a benchmark that was stopped goes on where it was.
 """
 
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -15,21 +15,21 @@ from typing import Any, NamedTuple
 import click
 
 from benchmarks.activations import data_dir
-from benchmarks.alone import EDGE_CORE, cloud_on_core, train_at
-from benchmarks.processes import on_core, run_edge
+from benchmarks.compared import compared, data_of
 from benchmarks.report import Report, benchmark
 
-METHOD = "hierarchical"
-STRATEGIES = {
-    METHOD: ["--strategy", METHOD],
-    "split-learning": ["--strategy", "split-learning"],
-    "full-cloud, resend": ["--strategy", "full-cloud", "--images", "resend"],
-    "full-cloud, once": ["--strategy", "full-cloud", "--images", "once"],
-    "full-edge": ["--strategy", "full-edge"],
-}
 RATES = ("2mbit", "10mbit")
 EPOCHS = 3
-BITS = 4
+FIGURES = {
+    "epoch_s": "s",
+    "predicted_epoch_s": "s",
+    "edge_s": "s",
+    "link_s": "s",
+    "cloud_s": "s",
+    "bytes_up": "bytes",
+    "memory_bytes": "bytes",
+    "accuracy": "share",
+}
 
 
 class Case(NamedTuple):
@@ -37,72 +37,39 @@ class Case(NamedTuple):
 
     Attributes:
         model: its name.
-        split: where it is cut.
         images: of each epoch.
     """
 
     model: str
-    split: str
     images: int
 
 
-CASES = (Case("resnet18", "layer2", 2560), Case("vgg16", "pool3", 1280))
-QUICK = Case("resnet18", "layer2", 256)
+CASES = (Case("resnet18", 2560), Case("vgg16", 1280))
+QUICK = Case("resnet18", 96)
+AUTO = "--split auto --bits auto"
 
 
-def train(work: Path, strategy: str, arguments: list[str]) -> dict[str, Any]:
-    """Return the summary of a run, which is trained unless it is there."""
-    run_dir, flags = work / "edge", [*STRATEGIES[strategy], *arguments]
-    if not (run_dir / "summary.json").exists():
-        if strategy == "full-edge":
-            with on_core(EDGE_CORE):
-                done = run_edge(None, run_dir, "--threads", "1", *flags)
-            if done.returncode:
-                raise click.ClickException(f"{strategy} in {run_dir} failed: {done.stderr}")
-        else:
-            with cloud_on_core(work / "cloud", "--checkpoint-every", "1h") as cloud:
-                train_at(cloud.address, run_dir, *flags)
-    summary: dict[str, Any] = json.loads((run_dir / "summary.json").read_text())
-    return summary
-
-
-def settings_of(case: Case, rate: str, data: list[str]) -> list[str]:
-    """Return the flags of every run of one network over one link."""
+def settings_of(case: Case, rates: tuple[str, ...], where: str, data: list[str]) -> list[str]:
+    """Return the flags of a comparison of one network over these links."""
     return [
         *data,
-        *f"--model {case.model} --split {case.split} --bits {BITS} --train-limit {case.images}".split(),
+        *f"--model {case.model} {where} --train-limit {case.images}".split(),
         *f"--test-limit 500 --epochs {EPOCHS} --warmup 10 --precision float32".split(),
-        *f"--link-rate {rate} --link-rate-down {rate}".split(),
+        *(word for rate in rates for word in ("--link-rate", rate)),
     ]
 
 
-def data_of(data_dir: Path, quick: bool) -> list[str]:
-    """Return the flags of CIFAR-10 where it is, else of images that are drawn."""
-    if (data_dir / "cifar-10-batches-py").is_dir() and not quick:
-        return ["--dataset", "cifar10", "--data-dir", str(data_dir)]
-    return ["--dataset", "synthetic"]
-
-
-def measure(report: Report, case: Case, rate: str, work: Path, data: list[str]) -> None:
-    """Report all strategies of one network over one link."""
-    arguments = settings_of(case, rate, data)
-    found = {name: train(work / name.replace(", ", "-"), name, arguments) for name in STRATEGIES}
-    settings = {**case._asdict(), "rate": rate, "bits": BITS, "epochs": EPOCHS, "dataset": data[1]}
-    for name, each in found.items():
-        here = {**settings, "strategy": name}
-        report.figure("train_wall_s", here, each["train_wall_s"], "s")
-        for side in ("edge", "link", "cloud"):
-            if (busy_s := each[f"{side}_busy_s"]) is not None:
-                report.figure(f"{side}_busy_s", here, busy_s, "s")
-        for figure in ("bytes_up", "bytes_down"):
-            report.figure(figure, here, each[figure], "bytes")
-        report.figure("edge_peak_rss_bytes", here, each["edge_peak_rss_bytes"], "bytes")
-        accuracy = each["edge_accuracy"] if each["cloud_accuracy"] is None else each["cloud_accuracy"]
-        report.figure("accuracy", here, accuracy, "share")
-    for name, each in found.items():
-        if name != METHOD:
-            ratio = found[METHOD]["train_wall_s"] / each["train_wall_s"]
-            report.figure("time_against", {**settings, "strategy": name}, ratio, "times")
+def measure(report: Report, case: Case, found: dict[str, Any]) -> None:
+    """Report what a comparison has of one network."""
+    for cell in found["cells"]:
+        here = {"model": case.model, "images": case.images, "epochs": EPOCHS}
+        here |= {name: cell[name] for name in ("link", "strategy", "images", "split", "bits")}
+        for figure, unit in FIGURES.items():
+            if cell[figure] is not None:
+                report.figure(figure, here, cell[figure], unit)
+    for each in found["against"]:
+        where = {"model": case.model, "link": each["link"], "strategy": each["other"]}
+        report.figure("time_against", where, each["times"], "times")
 
 
 @benchmark
@@ -110,12 +77,15 @@ def measure(report: Report, case: Case, rate: str, work: Path, data: list[str]) 
 @click.option("--work", type=click.Path(path_type=Path), help="Where runs are kept.  [default: nowhere]")
 def main(report: Report, data_dir: Path, work: Path | None) -> None:
     """The time that each strategy takes, and how that of the method compares."""
-    data = data_of(data_dir, report.quick)
-    cases, rates = ((QUICK,), RATES[1:]) if report.quick else (CASES, RATES)
     with TemporaryDirectory() as scratch:
-        for case in cases:
-            for rate in rates:
-                measure(report, case, rate, (work or Path(scratch)) / f"{case.model}-{rate}", data)
+        base = work or Path(scratch)
+        if report.quick:
+            arguments = settings_of(QUICK, ("2mbit",), "--split layer3", data_of("synthetic", data_dir, base))
+            measure(report, QUICK, compared(base, *arguments, "--strategies", "hierarchical,full-edge"))
+            return
+        for case in CASES:
+            arguments = settings_of(case, RATES, AUTO, data_of("cifar10", data_dir, base))
+            measure(report, case, compared(base / case.model, *arguments))
 
 
 if __name__ == "__main__":

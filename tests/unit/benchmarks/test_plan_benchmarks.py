@@ -1,0 +1,119 @@
+"""What the benchmarks of the plan make of a profile and of a report; both are made up here."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from click.testing import CliRunner
+
+from benchmarks import paper, plan_accuracy, strategies
+from common.units import parse_rate
+from edge_worker.comparison import Cell, Figures, Result, document
+from edge_worker.planner import Link
+from edge_worker.profile_file import Measured, write_profile
+from tests.unit.edge_worker.test_planner import COSTS
+
+EPOCH_S = {"hierarchical": 3.0, "split-learning": 9.0, "full-cloud": 8.0, "full-edge": 4.0}
+
+
+def figures(epoch_s):
+    return Figures(epoch_s=epoch_s, edge_s=1.0, link_s=0.5, cloud_s=0.2, bytes_up=1e6, memory_bytes=1 << 20)
+
+
+def report_of(arguments):
+    """A comparison as the flags ask for it; the plan expects 4 % more than what each cell took."""
+    given = list(arguments)
+    rates = [value for flag, value in pairwise(given) if flag == "--link-rate"]
+    names = given[given.index("--strategies") + 1].split(",") if "--strategies" in given else list(EPOCH_S)
+    ways = ["resend"] if "--images" in given else ["resend", "once"]
+    cells = []
+    for rate in map(parse_rate, rates):
+        for name in names:
+            if name == "full-cloud":
+                cells += [Cell(strategy=name, images=way, rate=rate) for way in ways]
+            elif name != "full-edge":
+                cells.append(Cell(strategy=name, rate=rate, split="layer2", bits=4))
+    cells += [Cell(strategy=name) for name in names if name == "full-edge"]
+    results = [
+        Result(
+            cell=cell,
+            predicted=figures(1.04 * EPOCH_S[cell.strategy]),
+            measured=figures(EPOCH_S[cell.strategy]),
+            accuracy=0.5,
+        )
+        for cell in cells
+    ]
+    return document(results, {})
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Run a benchmark whose comparisons are made up; its figures, and the flags of each comparison."""
+
+    def run(module, *arguments):
+        asked = []
+
+        def compared(work, *flags):
+            asked.append(flags)
+            return report_of(flags)
+
+        monkeypatch.setattr(module, "compared", compared)
+        monkeypatch.setattr(module, "data_of", lambda name, data_dir, work: ["--dataset", name])
+        done = CliRunner().invoke(module.main, ["--work", str(tmp_path), *arguments])
+        assert done.exit_code in (0, 1), done.output
+        return [json.loads(line) for line in done.output.splitlines()], asked
+
+    return run
+
+
+def test_the_plan_is_judged_over_twenty_four_cells(run):
+    found, asked = run(plan_accuracy)
+
+    errors = [each for each in found if each["name"] == "error"]
+    assert all(each["value"] == pytest.approx(0.04) and each["at_most"] == 0.1 for each in errors)
+    # Over three links, but for the whole network at the edge.
+    assert len(errors) == 2 * (3 * 3 + 1)
+    (median,) = (each for each in found if each["name"] == "median_error")
+    assert (median["case"], median["at_most"], median["holds"]) == ({"cells": 24}, 0.05, True)
+    assert [flags[flags.index("--model") + 1] for flags in asked] == ["resnet18", "vgg16"]
+    assert all("--images" in flags for flags in asked)
+
+
+def test_all_strategies_are_set_against_the_method_over_both_links(run):
+    found, asked = run(strategies)
+
+    times = {tuple(each["case"].values()): each["value"] for each in found if each["name"] == "time_against"}
+    assert times[("vgg16", "2mbit", "full-cloud (once)")] == 0.375
+    assert len(times) == 2 * 2 * 4
+    assert all(flags[flags.index("--split") + 1] == "auto" for flags in asked)
+
+
+def test_a_headline_is_met_where_the_plan_saves_as_much_and_its_best_row_is_trained(
+    run, monkeypatch, tmp_path
+):
+    path, link = tmp_path / "profile.json", Link(up_bps=1e6, down_bps=1e6)
+    costs = replace(COSTS, images=replace(COSTS.images, bytes=500_000))
+    write_profile(path, Measured(settings={}, edge="a Pi", cloud="a server", link=link, costs=costs))
+    monkeypatch.setattr(paper, "profiled", lambda work, *flags: path)
+
+    found, asked = run(paper)
+
+    case = {"model": "resnet18", "dataset": "cifar10", "against": "resend", "split": "layer3", "bits": 4}
+    ends = {each["name"]: each["value"] for each in found if each["case"] == case}
+
+    def saving(rate):
+        rows = paper.savings(costs, rate, "resend")
+        return next(row.saving for row in rows if (row.split, row.bits) == ("layer3", 4))
+
+    # Above the upper end the images take too little time for it.
+    assert saving(ends["headline_met_to"]) >= 0.61 > saving(1.05 * ends["headline_met_to"])
+    assert saving(ends["headline_met_from"]) >= 0.61
+    # The slowest of the rates that are measured has most to gain.
+    assert [flags[flags.index("--link-rate") + 1] for flags in asked] == ["1mbit"] * 4
+    assert {flags[flags.index("--split") + 1] for flags in asked} == {"layer3"}
+    saved = [
+        each for each in found if each["name"] == "measured_saving" and each["case"]["against"] == "resend"
+    ]
+    assert [each["value"] for each in saved] == [0.625] * 4
+    assert [each["holds"] for each in saved] == [True, True, True, False]  # 29, 61, 25 and 81 in a hundred
