@@ -155,7 +155,7 @@ def main(report: Report, data_dir: Path, work: Path | None) -> None:
                 *f"--model {headline.model} --train-limit {headline.images} --test-limit 500".split(),
                 *f"--epochs {EPOCHS} --warmup 10 --precision float32 {headline.options}".split(),
             ]
-            here = base / f"{headline.model}-{headline.dataset}"
+            here = base / f"paper-{headline.model}-{headline.dataset}-{headline.images}"
             path = profiled(here, *settings, "--splits", headline.splits, "--link-rate", MEASURED_RATES[0])
             costs = read_profile(path).costs
             for accounting in ACCOUNTINGS:

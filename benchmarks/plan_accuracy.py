@@ -52,10 +52,11 @@ def main(report: Report, data_dir: Path, work: Path | None) -> None:
             arguments = [*settings_of(case, rates, WHERE[case.model], data), "--images", "resend"]
             if report.quick:
                 arguments += ["--strategies", "hierarchical,full-edge"]
-            found += errors(report, case, base / case.model, rates, arguments)
-    report.figure(
-        "median_error", {"cells": len(found)}, statistics.median(found), "share", at_most=MEDIAN_BAR
-    )
+            name = f"plan-accuracy-{case.model}-{case.images}"
+            found += errors(report, case, base / name, rates, arguments)
+    trained = len(found) - (len(rates) - 1) * len(cases)  # what uses no link counts for each rate
+    cells = {"cells": len(found), "trained": trained}
+    report.figure("median_error", cells, statistics.median(found), "share", at_most=MEDIAN_BAR)
 
 
 if __name__ == "__main__":

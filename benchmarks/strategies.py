@@ -81,11 +81,15 @@ def main(report: Report, data_dir: Path, work: Path | None) -> None:
         base = work or Path(scratch)
         if report.quick:
             arguments = settings_of(QUICK, ("2mbit",), "--split layer3", data_of("synthetic", data_dir, base))
-            measure(report, QUICK, compared(base, *arguments, "--strategies", "hierarchical,full-edge"))
+            measure(
+                report,
+                QUICK,
+                compared(base / "strategies-quick", *arguments, "--strategies", "hierarchical,full-edge"),
+            )
             return
         for case in CASES:
             arguments = settings_of(case, RATES, AUTO, data_of("cifar10", data_dir, base))
-            measure(report, case, compared(base / case.model, *arguments))
+            measure(report, case, compared(base / f"strategies-{case.model}-{case.images}", *arguments))
 
 
 if __name__ == "__main__":

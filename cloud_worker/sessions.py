@@ -114,8 +114,10 @@ class Sessions:
     def _end_if_alone(self, session_id: str, error: StateLostError) -> None:
         """End the cloud of a single pair with its edge; one that serves or keeps others for them goes on."""
         with self._lock:
-            served = self._streams.total()  # this one is among them
-        if served == 1 and is_all_that_trains(self._run_dir, session_id):
+            alone = self._streams.total() == 1 and not self._profiling.locked()
+        # One that was never saved has lost nothing.
+        was_saved = SessionFiles(self._run_dir, session_id).is_saved
+        if alone and was_saved and is_all_that_trains(self._run_dir, session_id):
             self.lost = error
             self._on_loss()
 

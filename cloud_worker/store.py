@@ -132,6 +132,11 @@ class SessionFiles:
                 log.warning("%s; it is passed over", error)
         return states
 
+    @property
+    def is_saved(self) -> bool:
+        """Whether there is a checkpoint, be it damaged."""
+        return bool(self._checkpoints().numbers())
+
     def applied_batches(self) -> int:
         """Return how many batches the newest checkpoint has behind it, by what it says of itself.
 

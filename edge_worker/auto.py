@@ -6,12 +6,14 @@ RUN_DIR/plan.json       the choice, and what it was expected to take
 
 import json
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from common.durable import make_directory, write_atomic
 from common.errors import ConfigError
+from common.rundir import lock_run_dir
 from common.strategies import STRATEGIES, find_strategy
 from common.units import format_duration, format_rate
 from edge_worker.config import AUTO, AUTO_BITS, TrainConfig
@@ -24,8 +26,10 @@ log = logging.getLogger(__name__)
 # What a profile must have in common with the run that is planned by it.
 SAME = (
     "model stem classifier exit dataset image_size train_limit batch_size precision gradient_bits "
-    "workers threads"
+    "workers threads device"
 ).split()
+# And that of an earlier start, with the same command.
+LINK = ("link_rate", "link_rate_down", "link_latency")
 
 
 def is_open(config: TrainConfig) -> bool:
@@ -49,6 +53,14 @@ def settle_choice(config: TrainConfig, path: Path | None) -> TrainConfig:
             raise ConfigError("--profile is for --split auto and --bits auto; leave it out")
         return config
     check_has_choice(config)
+    lock = lock_run_dir(config.run_dir)  # measuring takes minutes
+    try:
+        return _choose_and_keep(config, path)
+    finally:
+        os.close(lock)
+
+
+def _choose_and_keep(config: TrainConfig, path: Path | None) -> TrainConfig:
     measured = _measured(config, path)
     told = config.link_rate, config.link_rate_down, config.link_latency
     link = emulated_link(*told) or link_of(measured.link, *told)
@@ -59,7 +71,6 @@ def settle_choice(config: TrainConfig, path: Path | None) -> TrainConfig:
     )
     log.info("of all strategies: %s", everything)
     document = {"choice": asdict(choice), "link": asdict(link), "verdict": everything}
-    make_directory(config.run_dir)
     write_atomic(config.run_dir / "plan.json", json.dumps(document, indent=2).encode() + b"\n")
     return with_choice(config, choice)
 
@@ -103,9 +114,9 @@ def with_choice(config: TrainConfig, choice: Plan) -> TrainConfig:
     return replace(config, split=choice.split or config.split, bits=choice.bits or config.bits)
 
 
-def check_same(config: TrainConfig, measured: Measured, path: Path) -> None:
+def check_same(config: TrainConfig, measured: Measured, path: Path, names: Sequence[str] = SAME) -> None:
     """Raise ConfigError where a profile is of another training."""
-    for name in SAME:
+    for name in names:
         here, there = getattr(config, name), measured.settings.get(name)
         if here != there:
             raise ConfigError(
@@ -116,24 +127,42 @@ def check_same(config: TrainConfig, measured: Measured, path: Path) -> None:
 
 def _measured(config: TrainConfig, path: Path | None) -> Measured:
     """Return a profile of this training: the one that is named, one of an earlier start, or a new one."""
-    if path is not None:
-        measured = read_profile(path)
-        check_same(config, measured, path)
-        return measured
+    if path is None:
+        return measured_in(config.run_dir / "profile.json", config)
+    measured = _for_epochs(config, read_profile(path))
+    check_same(config, measured, path)
+    if config.link_rate is None and measured.settings.get("link_rate") is not None:
+        raise ConfigError(
+            f"the profile {path} was measured for an emulated link of {format_rate(measured.link.up_bps)}; "
+            "give --link-rate here, too, or measure again without it"
+        )
+    return measured
+
+
+def measured_in(path: Path, config: TrainConfig) -> Measured:
+    """Return the profile of an earlier start where it has what is asked for, else measure and keep it."""
     splits = [] if config.split == AUTO else [config.split]
-    return measured_in(config.run_dir / "profile.json", config, lambda: profile(config, splits))
-
-
-def measured_in(path: Path, config: TrainConfig, measure: Callable[[], Measured]) -> Measured:
-    """Return the profile of an earlier start where it is of the same training, else measure and keep it."""
     if path.exists():
         try:
             measured = read_profile(path)
-            check_same(config, measured, path)
-            return measured
+            check_same(config, measured, path, (*SAME, *LINK))
+            if _covers(measured, config, splits):
+                return _for_epochs(config, measured)
         except ConfigError as error:
             log.warning("measured again: %s", error)
-    measured = measure()
+    measured = profile(config, splits)
     make_directory(path.parent)
     write_profile(path, measured)
-    return read_profile(path)
+    return measured
+
+
+def _covers(measured: Measured, config: TrainConfig, splits: Sequence[str]) -> bool:
+    """Tell whether a profile was to have these places, none for all, and has the width."""
+    had = measured.settings.get("splits")
+    places = not had or (splits and set(splits) <= set(had))
+    return bool(places) and all(config.bits in (AUTO_BITS, *each.widths) for each in measured.costs.splits)
+
+
+def _for_epochs(config: TrainConfig, measured: Measured) -> Measured:
+    """Return a profile as it is for as many epochs as the run has."""
+    return replace(measured, costs=replace(measured.costs, epochs=config.epochs))

@@ -69,11 +69,6 @@ def _rendered(name: str, function: Callable[[Axes, Rows], None], cells: Rows) ->
     return png.getvalue(), text[text.index("<svg") :]
 
 
-def label_of(cell: dict[str, Any]) -> str:
-    """Return a cell's strategy in words."""
-    return cell["strategy"] if cell["images"] is None else f"{cell['strategy']} ({cell['images']})"
-
-
 def _places(axes: Axes, cells: Rows) -> list[float]:
     """Put the cells one below the other, those of one link together; return where."""
     places, names, place, link = [], [], 0.0, None
@@ -84,7 +79,7 @@ def _places(axes: Axes, cells: Rows) -> list[float]:
         places.append(place)
         place += 1.0
         where = "" if cell["link"] == "no link" else f" · {cell['link']}"
-        names.append(label_of(cell) + where)
+        names.append(cell["label"] + where)
     axes.set_yticks(places, names)
     axes.invert_yaxis()
     axes.grid(axis="y", visible=False)
@@ -149,9 +144,9 @@ def _curves(over: str, unit: str, per: float) -> Callable[[Axes, Rows], None]:
                 [100 * point["accuracy"] for point in cell["curve"]],
                 marker="o",
                 markersize=3.5,
-                color=COLOURS.get(label_of(cell)),
+                color=COLOURS.get(cell["label"]),
                 linestyle=("-", "--", ":", "-.")[links.index(cell["link"]) % 4],
-                label=label_of(cell) + where,
+                label=cell["label"] + where,
             )
         axes.set_xlim(left=0)
         axes.set_xlabel(unit)
@@ -163,4 +158,4 @@ def _curves(over: str, unit: str, per: float) -> Callable[[Axes, Rows], None]:
 
 
 def _colours(cells: Rows) -> list[str]:
-    return [COLOURS.get(label_of(cell), "#333333") for cell in cells]
+    return [COLOURS.get(cell["label"], "#333333") for cell in cells]

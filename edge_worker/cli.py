@@ -1,6 +1,7 @@
 """`edge-worker`: the command line of the edge."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -159,7 +160,13 @@ def plan(
 @click.option(
     "--link-rate", "rates", type=RATE, multiple=True, help="Emulate an uplink of this rate; may be repeated."
 )
-@options_of(TrainConfig, without=("strategy", "images", "link_rate", "run_dir"))
+@click.option(
+    "--link-rate-down",
+    "rate_down",
+    type=RATE,
+    help="A downlink of this rate  [default: as fast as the uplink]",
+)
+@options_of(TrainConfig, without=("strategy", "images", "link_rate", "link_rate_down", "run_dir"))
 def compare(
     config: TrainConfig,
     given: frozenset[str],
@@ -167,6 +174,7 @@ def compare(
     strategies: str,
     images: str | None,
     rates: tuple[Rate, ...],
+    rate_down: Rate | None,
 ) -> None:
     """Train the same work by each strategy over each link, and write a report.
 
@@ -178,6 +186,8 @@ def compare(
         from edge_worker.compare import compare as run
         from edge_worker.report import print_report
     except ModuleNotFoundError as error:
+        if error.name not in ("matplotlib", "jinja2"):
+            raise
         raise ConfigError(
             f"compare needs {error.name}, which is not installed; install with the extra `report`, as with: "
             "pip install '.[report]'"
@@ -185,6 +195,7 @@ def compare(
     set_up_logging(config.log_level)
     names = tuple(dict.fromkeys(name for each in strategies.split(",") if (name := each.strip())))
     ways = (images,) if images is not None else ("resend", "once")
+    config = replace(config, link_rate_down=rate_down)
     comparison = Comparison(config=config, strategies=names, images=ways, rates=rates, out=out)
     ended = run(comparison)
     if ended.report:

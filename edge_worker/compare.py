@@ -9,39 +9,48 @@ A comparison that was stopped goes on where it was; a cell that fails leaves the
 
 import json
 import logging
-import multiprocessing
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 from common.durable import make_directory, write_atomic
 from common.errors import CheckpointError, ConfigError, HeadwaterError
-from common.logs import set_up_logging
 from common.rundir import lock_run_dir
 from common.strategies import STRATEGIES, find_strategy
 from common.units import Rate
+from edge_worker.apart import apart
 from edge_worker.auto import choose, is_open, measured_in, with_choice
+from edge_worker.cell import train_cell
 from edge_worker.comparison import Cell, Result, document, expected, result_of
-from edge_worker.config import AUTO, MAY_CHANGE, TrainConfig
+from edge_worker.config import MAY_CHANGE, TrainConfig
 from edge_worker.planner import Link, Plan, plans
-from edge_worker.profile import profile
 from edge_worker.profile_file import Measured, emulated_link
 from edge_worker.report import write_report
-from edge_worker.run import train
+from edge_worker.rundir import RunDir
 from edge_worker.signals import Stop, stop_on_signals
 
 log = logging.getLogger(__name__)
 
-IMAGES = ("resend", "once")
 # Of a comparison, though a run may change it: every cell is to be trained under the same conditions.
-FIXED = frozenset({"link_rate_down", "link_latency", "eval_every", "spool_full"})
+FIXED = frozenset(
+    {
+        "link_rate_down",
+        "link_latency",
+        "eval_every",
+        "window",
+        "spool",
+        "spool_memory",
+        "spool_full",
+        "checkpoint_every",
+    }
+)
 EACH_CELLS_OWN = frozenset({"strategy", "images", "link_rate", "run_dir"})
 MAY_DIFFER = (MAY_CHANGE - FIXED) | EACH_CELLS_OWN
-# What a cell that goes on takes from this call: where the cloud is now, and how to get in.
-ACCESS = frozenset({"cloud", "data_dir", "tls_ca", "tls_cert", "tls_key", "token_file", "connect_timeout"})
+# Of what is not cut: nothing to choose.
+UNCUT: dict[str, Any] = {
+    field.name: field.default for field in fields(TrainConfig) if field.name in ("split", "bits")
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +72,7 @@ class Comparison:
     out: Path
 
     def __post_init__(self) -> None:
-        """Refuse a strategy that there is not, and two links that are called the same."""
+        """Refuse strategies that cannot be trained with these settings, and a link that is named twice."""
         unknown = [name for name in self.strategies if name not in STRATEGIES]
         if unknown or not self.strategies:
             raise ConfigError(
@@ -72,14 +81,18 @@ class Comparison:
         names = [str(rate) for rate in self.rates]
         if len(set(names)) < len(names):
             raise ConfigError(f"--link-rate must be another one each time, got {', '.join(names)}")
+        for cell in self.cells():
+            self.settings_of(cell)  # raises where a strategy cannot be trained so
 
     def settings_of(self, cell: Cell) -> TrainConfig:
         """Return the settings of one cell, but for what the plan is to choose."""
         rate_down = self.config.link_rate_down
         if rate_down is None and cell.rate is not None and cell.rate.preset is None:
             rate_down = cell.rate  # gradients come back over the same link
+        uncut = {} if find_strategy(cell.strategy).cut == "split" else UNCUT
         return replace(
             self.config,
+            **uncut,
             strategy=cell.strategy,
             images=cell.images or "resend",
             link_rate=cell.rate,
@@ -123,45 +136,58 @@ def compare(comparison: Comparison) -> Ended:
         ConfigError: the directory has a comparison of other settings, or is in use.
         HeadwaterError: the profile could not be measured.
     """
-    out, config = comparison.out, comparison.config
+    out = comparison.out
     make_directory(out)
-    lock_run_dir(out)
-    _check_same(comparison)
-    measured = measured_in(
-        out / "profile.json", config, lambda: profile(config, [] if config.split == AUTO else [config.split])
-    )
-    cells = list(comparison.cells())
-    results: list[Result] = []
-    report: dict[str, Any] = {}
+    _lock(out)
+    settings = _check_same(comparison)
+    measured = measured_in(out / "profile.json", comparison.config)
+    write_atomic(out / "compare.json", json.dumps(settings, indent=2).encode() + b"\n")
     about = {
-        "settings": measured.settings,
+        "settings": {**measured.settings, **settings},
         "edge": measured.edge,
         "cloud": measured.cloud,
         "measured_link_bps": measured.link.up_bps,
     }
+    cells = list(comparison.cells())
+    # What is trained stays in the report, whatever becomes of the cells before it.
+    results = {cell: _result(comparison, cell, measured, None) for cell in cells}
+    report = write_report(out, document(_known(results), about)) if _known(results) else {}
     with stop_on_signals() as stop:
-        for number, bare in enumerate(cells, start=1):
-            log.info("cell %d of %d: %s at %s", number, len(cells), bare.label, bare.link)
-            result = _result(comparison, bare, measured, stop)
-            if stop.event.is_set() and result.measured is None:
+        for number, cell in enumerate(cells, start=1):
+            if results[cell] is not None:
+                continue
+            log.info("cell %d of %d: %s at %s", number, len(cells), cell.label, cell.link)
+            results[cell] = result = _result(comparison, cell, measured, stop)
+            if result is None:
                 break
-            results.append(result)
-            report = write_report(out, document(results, about))
+            report = write_report(out, document(_known(results), about))
     return Ended(
         report=report,
-        failed=sum(result.error is not None for result in results),
-        signal=stop.number if len(results) < len(cells) else 0,
+        failed=sum(result.error is not None for result in _known(results)),
+        signal=stop.number if None in results.values() else 0,
     )
 
 
-def _check_same(comparison: Comparison) -> None:
-    """Raise ConfigError where the directory has cells of other settings; keep these where it has none."""
+def _known(results: dict[Cell, Result | None]) -> list[Result]:
+    return [result for result in results.values() if result is not None]
+
+
+def _lock(out: Path) -> None:
+    try:
+        lock_run_dir(out)
+    except ConfigError as error:
+        raise ConfigError(f"a comparison runs in {out}; wait for it to end, or give another --out") from error
+
+
+def _check_same(comparison: Comparison) -> dict[str, Any]:
+    """Return the settings of all cells; raises ConfigError where the directory has cells of others."""
     path = comparison.out / "compare.json"
     names = [field.name for field in fields(TrainConfig) if field.name not in MAY_DIFFER]
-    settings = json.loads(json.dumps({name: getattr(comparison.config, name) for name in names}, default=str))
+    settings: dict[str, Any] = json.loads(
+        json.dumps({name: getattr(comparison.config, name) for name in names}, default=str)
+    )
     if not path.exists():
-        write_atomic(path, json.dumps(settings, indent=2).encode() + b"\n")
-        return
+        return settings
     try:
         saved: dict[str, Any] = json.loads(path.read_text())
     except (OSError, ValueError) as error:
@@ -172,33 +198,52 @@ def _check_same(comparison: Comparison) -> None:
                 f"--{name.replace('_', '-')} is {saved.get(name)} in the comparison at {comparison.out}, got "
                 f"{settings[name]}; leave it as it was, or compare again with another --out"
             )
+    return settings
 
 
 # ------------------------------------------------------------------ one cell
 
 
-def _result(comparison: Comparison, bare: Cell, measured: Measured, stop: Stop) -> Result:
-    """Train one cell unless it is trained; a failure becomes part of the result."""
-    config = comparison.settings_of(bare)
-    link = _link(config, measured)
+def _result(comparison: Comparison, cell: Cell, measured: Measured, stop: Stop | None) -> Result | None:
+    """Return what a cell came to, its failure included; None where it is not trained.
+
+    Args:
+        comparison: which it is of.
+        cell: which one.
+        measured: what the plan reckons with.
+        stop: asks the training to end; None to train nothing, and tell only what is there.
+    """
+    config = comparison.settings_of(cell)
+    run_dir = RunDir(config.run_dir)
+    predicted = None
     try:
+        link = emulated_link(config.link_rate, config.link_rate_down, config.link_latency) or measured.link
+        config = _chosen(config, run_dir, measured, link)
         if find_strategy(config.strategy).cut == "split":
-            if is_open(config):
-                config = with_choice(config, choose(config, measured, link))
-            bare = replace(bare, split=config.split, bits=config.bits)
-        predicted = expected(plan) if (plan := _plan(config, measured, link)) is not None else None
-        failed = None if (config.run_dir / "summary.json").exists() else _train_apart(config, stop)
-        if failed is None:
-            return result_of(bare, predicted, config.run_dir)
+            cell = replace(cell, split=config.split, bits=config.bits)
+        if (plan := _plan(config, measured, link)) is not None:
+            predicted = expected(plan)
+        if not run_dir.summary_file.exists() and (
+            stop is None or not apart(train_cell, config, on_stop=stop.tell)
+        ):
+            return None
+        return result_of(cell, predicted, run_dir)
     except HeadwaterError as error:
-        predicted, failed = None, str(error)
-    if not stop.event.is_set():
-        log.warning("%s at %s failed: %s", bare.label, bare.link, failed)
-    return Result(cell=bare, predicted=predicted, error=failed)
+        if stop is None or stop.event.is_set():  # it is tried, or was not to be
+            return None
+        failed = f"{error}; to begin it anew, delete {config.run_dir}"
+        log.warning("%s at %s failed: %s", cell.label, cell.link, failed)
+        return Result(cell=cell, predicted=predicted, error=failed)
 
 
-def _link(config: TrainConfig, measured: Measured) -> Link:
-    return emulated_link(config.link_rate, config.link_rate_down, config.link_latency) or measured.link
+def _chosen(config: TrainConfig, run_dir: RunDir, measured: Measured, link: Link) -> TrainConfig:
+    """Return the settings with the choice that a cell was begun with, or else the plan's."""
+    if not is_open(config):
+        return config
+    if run_dir.is_new:
+        return with_choice(config, choose(config, measured, link))
+    begun = run_dir.settings()
+    return replace(config, split=begun["split"], bits=begun["bits"])
 
 
 def _plan(config: TrainConfig, measured: Measured, link: Link) -> Plan | None:
@@ -217,38 +262,3 @@ def _plan(config: TrainConfig, measured: Measured, link: Link) -> Plan | None:
         if (each.strategy, each.split, each.bits, each.images) == wanted
     )
     return next(found, None)
-
-
-def _train_apart(config: TrainConfig, stop: Stop) -> str | None:
-    """Train in a process of its own, whose memory is its own; return why it failed, if it did."""
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_train, args=(config, theirs), daemon=True)
-    process.start()
-    theirs.close()
-    stop.tell(process.terminate)
-    try:
-        failed: str | None = ours.recv()
-    except EOFError:
-        process.join()
-        code = process.exitcode or 0
-        why = (
-            f"was killed by signal {-code}, perhaps as the memory did not suffice"
-            if code < 0
-            else "broke off"
-        )
-        failed = f"its process {why}"
-    process.join()
-    return failed
-
-
-def _train(config: TrainConfig, say: Connection) -> None:
-    """Train, and say why it failed, or None; in a process group of its own, so that Ctrl-C asks only once."""
-    os.setpgid(0, 0)
-    set_up_logging(config.log_level)
-    try:
-        outcome = train(config, ACCESS)
-    except HeadwaterError as error:
-        say.send(" ".join(str(error).split()))
-    else:
-        say.send(None if outcome.summary is not None else "it was stopped")

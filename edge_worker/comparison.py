@@ -6,9 +6,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from common.errors import CheckpointError
 from common.strategies import find_strategy
 from common.units import Rate
 from edge_worker.planner import METHOD, Plan
+from edge_worker.rundir import RunDir
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,9 +115,23 @@ def expected(plan: Plan) -> Figures:
     )
 
 
-def result_of(cell: Cell, predicted: Figures | None, run_dir: Path) -> Result:
-    """Return what a finished run came to, by its summary and its metrics."""
-    summary = json.loads((run_dir / "summary.json").read_text())
+def result_of(cell: Cell, predicted: Figures | None, run_dir: RunDir) -> Result:
+    """Return what a finished run came to, by its summary and its metrics.
+
+    Raises:
+        CheckpointError: either is damaged.
+    """
+    summary = run_dir.summary()
+    assert summary is not None  # it is finished
+    try:
+        return _result(cell, predicted, summary, run_dir.metrics_file)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise CheckpointError(
+            f"{run_dir.summary_file} or {run_dir.metrics_file.name} beside it is damaged: {error!r}"
+        ) from error
+
+
+def _result(cell: Cell, predicted: Figures | None, summary: dict[str, Any], metrics: Path) -> Result:
     epochs = summary["epochs"]
     side = "cloud" if find_strategy(cell.strategy).uses_cloud else "edge"
     return Result(
@@ -132,7 +148,7 @@ def result_of(cell: Cell, predicted: Figures | None, run_dir: Path) -> Result:
         accuracy=summary[f"{side}_accuracy"],
         exit_accuracy=summary["edge_accuracy"] if side == "cloud" else None,
         resumes=summary["resumes"],
-        curve=tuple(_curve(summary, run_dir / "metrics.jsonl", side)),
+        curve=tuple(_curve(summary, metrics, side)),
     )
 
 
@@ -172,6 +188,7 @@ def _row(result: Result) -> dict[str, Any]:
     cell = result.cell
     row: dict[str, Any] = {
         "link": cell.link,
+        "label": cell.label,
         "strategy": cell.strategy,
         "images": cell.images,
         "split": cell.split,

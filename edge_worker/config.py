@@ -59,10 +59,10 @@ class Width(click.ParamType):  # type: ignore[type-arg]  # generic only in newer
             return value
         if value == AUTO:
             return AUTO_BITS
-        try:
-            return int(str(value)) or -1  # 0 is not what the user may call it
-        except ValueError:
+        text = str(value)
+        if not text.isdecimal() or int(text) == AUTO_BITS:
             self.fail(f"{value!r} is neither a number of bits nor {AUTO}.", param, ctx)
+        return int(text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

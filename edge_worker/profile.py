@@ -6,11 +6,8 @@ it.
 """
 
 import logging
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -28,6 +25,7 @@ from common.strategies import find_strategy
 from common.units import resolve_link
 from common.wire.messages import BackProfile, Batch, Reference, Run
 from common.wire.records import record_to_bytes
+from edge_worker.apart import apart
 from edge_worker.config import TrainConfig
 from edge_worker.encoder import Content, Encoder
 from edge_worker.outbox import Outbox
@@ -46,7 +44,7 @@ WARM, COUNTED = 3, 6
 # Of what is measured; a training that differs in it is another one.
 SETTINGS = tuple(
     "model stem classifier exit dataset image_size train_limit batch_size epochs precision bits "
-    "gradient_bits workers threads seed".split()
+    "gradient_bits workers threads seed device link_rate link_rate_down link_latency".split()
 )
 UNLIMITED = 1 << 62
 
@@ -103,8 +101,8 @@ def profile(config: TrainConfig, splits: Sequence[str]) -> Measured:
             cost, threads = _split_cost(name, config, asked)
         except CloudError:  # others would fare no better
             raise
-        except (HeadwaterError, BrokenProcessPool) as error:
-            log.warning("%s is left out: %s", name, _reason(error))
+        except HeadwaterError as error:
+            log.warning("%s is left out: %s", name, error)
             continue
         found.append(cost)
     if not found:
@@ -116,8 +114,8 @@ def profile(config: TrainConfig, splits: Sequence[str]) -> Measured:
         alone = _apart(config, "full-edge", "")
         alone_threads = alone.threads
         whole = WholeCost(step_s=alone.step_s, memory_bytes=alone.memory_bytes)
-    except (HeadwaterError, BrokenProcessPool) as error:
-        log.warning("full-edge is left out: %s", _reason(error))
+    except HeadwaterError as error:
+        log.warning("full-edge is left out: %s", error)
     images_cost = ImagesCost(
         coding=images.coding,
         step_s=images.step_s,
@@ -127,7 +125,7 @@ def profile(config: TrainConfig, splits: Sequence[str]) -> Measured:
         memory_bytes=images.memory_bytes,
     )
     return Measured(
-        settings={name: getattr(config, name) for name in SETTINGS},
+        settings={name: getattr(config, name) for name in SETTINGS} | {"splits": list(splits)},
         edge=f"{machine}, threads: {threads} beside a cloud, {alone_threads or '-'} alone",
         cloud=f"{back.machine}, {back.device}, threads: {back.threads}",
         link=_link(config, back),
@@ -170,12 +168,6 @@ def _split_cost(name: str, config: TrainConfig, asked: Asked) -> tuple[SplitCost
     return cost, edge.threads
 
 
-def _reason(error: Exception) -> str:
-    if isinstance(error, BrokenProcessPool):
-        return "its process was killed, perhaps as the memory did not suffice"
-    return str(error)
-
-
 def _link(config: TrainConfig, back: BackProfile) -> Link:
     """Return the link as it is emulated, or else as its uplink was measured, taken for its downlink, too."""
     emulated = emulated_link(config.link_rate, config.link_rate_down, config.link_latency)
@@ -196,8 +188,7 @@ def _apart(config: TrainConfig, strategy: str, split: str) -> EdgeCost:
     settings = replace(
         config, strategy=strategy, split=split or config.split, images="resend", spool_full="wait"
     )
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
-        return process.submit(measure_edge, settings).result()
+    return apart(measure_edge, settings)
 
 
 def measure_edge(config: TrainConfig) -> EdgeCost:

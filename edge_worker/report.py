@@ -15,7 +15,7 @@ from rich.table import Table
 from common.console import table_console
 from common.durable import write_atomic
 from common.units import format_duration, format_size
-from edge_worker.charts import draw, label_of
+from edge_worker.charts import draw
 from edge_worker.planner import METHOD
 
 FORMAT = 1
@@ -69,7 +69,6 @@ def _page(whole: dict[str, Any], charts: dict[str, tuple[str, bytes, str]]) -> s
         whole=whole,
         sentences=verdicts(whole),
         columns=COLUMNS,
-        label=label_of,
         charts={name: (title, svg) for name, (title, _, svg) in charts.items()},
         # As it must be inside of a page: nothing in it ends the element.
         data=json.dumps(whole, default=str).replace("<", "\\u003c"),
@@ -99,7 +98,7 @@ def print_report(whole: dict[str, Any]) -> None:
     for cell in whole["cells"]:
         cut = "" if cell["split"] is None else f"{cell['split']}, {cell['bits']} bits"
         texts = ["-" if cell[figure] is None else text(cell[figure]) for _, figure, text in shown]
-        table.add_row(cell["link"], label_of(cell), cut, *(texts if cell["error"] is None else ["failed"]))
+        table.add_row(cell["link"], cell["label"], cut, *(texts if cell["error"] is None else ["failed"]))
     table_console(piped=100).print(table)
     for sentence in verdicts(whole):
         click.echo(sentence)

@@ -14,7 +14,7 @@ SETTINGS = (
     "--dataset synthetic --train-limit 96 --test-limit 20 --batch-size 16 --model resnet18 --split layer3 "
     "--threads 1 --precision float32 --workers 1 --epochs 2 --link-rate 300kbit"
 ).split()
-STRATEGIES = ["--strategies", "full-edge,hierarchical,split-learning"]
+STRATEGIES = ["--bits", "auto", "--strategies", "full-edge,hierarchical,split-learning"]
 
 
 def start(cloud, out, *arguments):
@@ -72,6 +72,7 @@ def test_a_comparison_goes_on_where_it_was_and_a_failure_spoils_no_other_cell(co
     assert "1 of 3 cells failed" in broken[2].splitlines()[-1]
     method, chained, alone = half["cells"]
     assert "has the checkpoints of a run, but not its run.json" in chained["error"]
+    assert chained["error"].endswith(f"delete {out / 'cells' / '300kbit-split-learning'}")
     assert chained["epoch_s"] is None
     assert method["error"] is alone["error"] is None
     assert method["resumes"] == 1
@@ -98,7 +99,7 @@ def test_a_comparison_goes_on_where_it_was_and_a_failure_spoils_no_other_cell(co
 def test_other_settings_need_another_directory(compared):
     out, cloud, *_ = compared
     before = report_in(out)
-    code, _, err = ended(start(cloud, out, "--lr", "0.5"))
+    code, _, err = ended(start(cloud, out, *STRATEGIES, "--lr", "0.5"))
 
     assert code == 1
     assert "--lr is 0.05 in the comparison at" in err.splitlines()[-1]
@@ -131,6 +132,7 @@ def test_a_browser_without_a_network_shows_the_report_s_figures(compared, tmp_pa
         (["--strategies", ","], "--strategies must be some of"),
         (["--link-rate", "300kbit"], "--link-rate must be another one each time"),
         (["--cloud", "127.0.0.1:9"], "no cloud answers at 127.0.0.1:9"),
+        (["--spool-full", "drop"], "--strategy split-learning needs --spool-full wait"),
     ],
 )
 def test_what_cannot_be_compared_is_said(tmp_path, arguments, complaint):
@@ -140,3 +142,12 @@ def test_what_cannot_be_compared_is_said(tmp_path, arguments, complaint):
     assert done.returncode == 1
     assert complaint in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
+
+
+def test_wrong_settings_of_a_first_call_do_not_stay(tmp_path):
+    out = tmp_path / "out"
+    command = [*program("edge-worker"), "compare", "--out", str(out), *SETTINGS, "--model", "resnet19"]
+    done = subprocess.run(command, capture_output=True, text=True, env=worker_env(), timeout=120)
+
+    assert done.returncode == 1
+    assert not (out / "compare.json").exists()

@@ -13,11 +13,11 @@ from edge_worker.planner import FASTEST_BPS, Link, best_of, rank
 from edge_worker.profile_file import Measured, write_profile
 from tests.unit.edge_worker.test_planner import COSTS, LINK
 
-OPEN = TrainConfig(split=AUTO, bits=AUTO_BITS)
+OPEN = TrainConfig(split=AUTO, bits=AUTO_BITS, epochs=COSTS.epochs)
 
 
-def measured(config=OPEN):
-    settings = {name: getattr(config, name) for name in SAME}
+def measured(config=OPEN, splits=()):
+    settings = {name: getattr(config, name) for name in (*SAME, *auto.LINK)} | {"splits": list(splits)}
     return Measured(settings=settings, edge="a Pi", cloud="a server", link=LINK, costs=COSTS)
 
 
@@ -73,7 +73,15 @@ def test_what_the_user_says_stays(tmp_path, path):
 def test_what_cannot_be_chosen_is_said_and_leaves_nothing(tmp_path, path, config, complaint):
     with pytest.raises(ConfigError, match=complaint):
         settle_choice(replace(config, run_dir=tmp_path / "run"), path)
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "plan.json").exists()
+
+
+def test_a_profile_of_an_emulated_link_is_none_of_a_link_that_is_not(tmp_path):
+    path = tmp_path / "measured.json"
+    write_profile(path, measured(replace(OPEN, link_rate=4e6)))
+
+    with pytest.raises(ConfigError, match="an emulated link of 4mbit; give --link-rate here, too"):
+        settle_choice(replace(OPEN, run_dir=tmp_path / "run"), path)
 
 
 def test_without_a_profile_one_is_measured_once_and_anew_for_another_training(tmp_path, monkeypatch):
@@ -81,7 +89,7 @@ def test_without_a_profile_one_is_measured_once_and_anew_for_another_training(tm
 
     def profile(config, splits):
         asked.append(splits)
-        return measured(config)
+        return measured(config, splits)
 
     monkeypatch.setattr(auto, "profile", profile)
     config = replace(OPEN, run_dir=tmp_path / "run")
@@ -93,3 +101,21 @@ def test_without_a_profile_one_is_measured_once_and_anew_for_another_training(tm
     assert asked == [[]]  # it is among all places, which are there
     settle_choice(replace(config, batch_size=64), None)
     assert asked == [[], []]
+
+
+@pytest.mark.parametrize("other", [{"split": AUTO}, {"split": "layer3"}, {"link_rate": 2e6}])
+def test_a_profile_that_lacks_what_is_asked_for_is_measured_anew(tmp_path, monkeypatch, other):
+    asked = []
+
+    def profile(config, splits):
+        asked.append(splits)
+        return measured(config, splits)
+
+    monkeypatch.setattr(auto, "profile", profile)
+    config = replace(OPEN, split="layer1", run_dir=tmp_path / "run")
+
+    settle_choice(config, None)
+    settle_choice(replace(config, bits=8), None)
+    assert asked == [["layer1"]]
+    settle_choice(replace(config, **other), None)
+    assert len(asked) == 2
