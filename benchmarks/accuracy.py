@@ -15,7 +15,7 @@ import click
 from benchmarks.processes import cloud_at, run_edge
 from benchmarks.report import Report, benchmark
 
-QUICK = {"train_limit": 1000, "epochs": 1, "seeds": 1}
+QUICK = {"train_limit": 256, "epochs": 1, "seeds": 1}
 
 
 def measure(work: Path, strategy: str, arguments: list[str]) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def main(
         arguments = (
             f"--dataset cifar10 --data-dir {data_dir} --train-limit {train_limit} --model resnet18 "
             f"--split layer2 --bits 4 --link-rate 10mbit --epochs {epochs} --seed {seed} "
-            f"--precision {precision}"
+            f"--precision {precision}{' --test-limit 200' if report.quick else ''}"
         ).split()
         case = {"train_limit": train_limit, "epochs": epochs, "seed": seed, "precision": precision}
         here = work / f"{train_limit}-{epochs}-{seed}-{precision}"

@@ -46,7 +46,7 @@ class Case:
 
     def arguments(self, quick: bool) -> list[str]:
         """Return all flags but where the cloud is."""
-        images, epochs = (200, 1) if quick else (self.images, self.epochs)
+        images, epochs = (120, 1) if quick else (self.images, self.epochs)
         rate = [] if self.rate_bps is None else ["--link-rate", f"{self.rate_bps}bit"]
         length = f"--train-limit {images} --epochs {epochs}".split()
         return [*COMMON.split(), *self.settings.split(), *length, *rate]

@@ -83,7 +83,7 @@ def main(report: Report, data_dir: str, train_limit: int) -> None:
     source = f"--data-dir {data_dir} --epochs 2 --threads 1 --precision float32"
     if report.quick:
         cases = [("vgg16", "pool3", 32)]
-        name, train_limit, test_limit = "synthetic", 500, 200
+        name, train_limit, test_limit = "synthetic", 320, 100
         source += " --batch-size 32"
     dataset = open_dataset(name, Path(data_dir), test_limit=test_limit, need_train=False)
     for model, split, bits in cases:

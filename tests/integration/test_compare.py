@@ -14,7 +14,7 @@ SETTINGS = (
     "--dataset synthetic --train-limit 96 --test-limit 20 --batch-size 16 --model resnet18 --split layer3 "
     "--threads 1 --precision float32 --workers 1 --epochs 2 --link-rate 300kbit"
 ).split()
-STRATEGIES = ["--bits", "auto", "--strategies", "full-edge,hierarchical,split-learning"]
+STRATEGIES = ["--bits", "auto", "--strategies", "full-edge,hierarchical"]
 
 
 def start(cloud, out, *arguments):
@@ -42,7 +42,7 @@ def compared(tmp_path_factory):
     """A comparison of which the first start is stopped, and in the second one cell cannot be trained."""
     base = tmp_path_factory.mktemp("compared")
     out = base / "out"
-    spoiled = out / "cells" / "300kbit-split-learning" / "checkpoints"
+    spoiled = out / "cells" / "no-link-full-edge" / "checkpoints"
     spoiled.mkdir(parents=True)
     (spoiled / "000000000001.ckpt").touch()
     with cloud_at(base / "cloud") as cloud:
@@ -69,12 +69,12 @@ def test_a_comparison_goes_on_where_it_was_and_a_failure_spoils_no_other_cell(co
     assert stopped[2].splitlines()[-1] == "stopped; the same command goes on"
 
     assert broken[0] == 1, broken
-    assert "1 of 3 cells failed" in broken[2].splitlines()[-1]
-    method, chained, alone = half["cells"]
-    assert "has the checkpoints of a run, but not its run.json" in chained["error"]
-    assert chained["error"].endswith(f"delete {out / 'cells' / '300kbit-split-learning'}")
-    assert chained["epoch_s"] is None
-    assert method["error"] is alone["error"] is None
+    assert "1 of 2 cells failed" in broken[2].splitlines()[-1]
+    method, alone = half["cells"]
+    assert "has the checkpoints of a run, but not its run.json" in alone["error"]
+    assert alone["error"].endswith(f"delete {out / 'cells' / 'no-link-full-edge'}")
+    assert alone["epoch_s"] is None
+    assert method["error"] is None
     assert method["resumes"] == 1
     assert [point["epoch"] for point in method["curve"]] == [1, 2]
     assert method["curve"][-1]["train_s"] == pytest.approx(2 * method["epoch_s"])
@@ -83,13 +83,13 @@ def test_a_comparison_goes_on_where_it_was_and_a_failure_spoils_no_other_cell(co
     code, said, err = ended(start(cloud, out, *STRATEGIES))
 
     assert code == 0, err
-    assert "3 of 3: full-edge" in err
+    assert "cell 2 of 2: full-edge" in err
     assert "measuring" not in err
     assert err.count("device cpu") == 1  # only what had failed was trained
     whole = report_in(out)
-    assert [cell["error"] for cell in whole["cells"]] == [None] * 3
+    assert [cell["error"] for cell in whole["cells"]] == [None] * 2
     assert whole["cells"][0] == method
-    assert {each["other"] for each in whole["against"]} == {"split-learning", "full-edge"}
+    assert [each["other"] for each in whole["against"]] == ["full-edge"]
     for cell in whole["cells"]:
         assert cell["predicted_epoch_s"] > 0
     assert "one epoch" in said
