@@ -7,10 +7,10 @@ from itertools import pairwise
 import pytest
 from click.testing import CliRunner
 
-from benchmarks import paper, plan_accuracy, strategies
+from benchmarks import paper, plan_accuracy, plan_choice, strategies
 from common.units import parse_rate
 from edge_worker.comparison import Cell, Figures, Result, document
-from edge_worker.planner import Link
+from edge_worker.planner import Link, plans
 from edge_worker.profile_file import Measured, write_profile
 from tests.unit.edge_worker.test_planner import COSTS
 
@@ -58,7 +58,7 @@ def run(monkeypatch, tmp_path):
             asked.append(flags)
             return report_of(flags)
 
-        monkeypatch.setattr(module, "compared", compared)
+        monkeypatch.setattr(module, "compared", compared, raising=False)
         monkeypatch.setattr(module, "data_of", lambda name, data_dir, work: ["--dataset", name])
         done = CliRunner().invoke(module.main, ["--work", str(tmp_path), *arguments])
         assert done.exit_code in (0, 1), done.output
@@ -117,3 +117,40 @@ def test_a_headline_is_met_where_the_plan_saves_as_much_and_its_best_row_is_trai
     ]
     assert [each["value"] for each in saved] == [0.625] * 4
     assert [each["holds"] for each in saved] == [True, True, True, False]  # 29, 61, 25 and 81 in a hundred
+
+
+def test_the_plan_s_first_choice_is_trained_beside_five_others_in_ten_settings(run, monkeypatch, tmp_path):
+    path, link = tmp_path / "profile.json", Link(up_bps=1e6, down_bps=1e6)
+    write_profile(path, Measured(settings={}, edge="a Pi", cloud="a server", link=link, costs=COSTS))
+    monkeypatch.setattr(plan_choice, "profiled", lambda work, *flags: path)
+    trained = []
+
+    def epoch_s(work, plan, rate, settings):
+        trained.append((work.name, rate, plan.name))
+        # The plan is right, but in one setting.
+        return plan.epoch_s * (
+            2 if ("resnet18" in work.name and rate == "1mbit" and len(trained) == 1) else 1
+        )
+
+    monkeypatch.setattr(plan_choice, "epoch_s", epoch_s)
+
+    found, _ = run(plan_choice)
+
+    assert len(trained) == len(set(trained)) == 10 * 6
+    (last,) = (each for each in found if each["name"] == "settings_in_which_the_first_is_fastest")
+    assert (last["case"], last["value"], last["holds"]) == ({"settings": 10}, 0.9, True)
+    assert max(each["value"] for each in found if each["name"] == "first_slower_than_fastest") > 0.05
+
+
+def test_a_choice_is_trained_with_the_flags_that_say_it():
+    found = {
+        plan.name: plan_choice.flags_of(plan, "2mbit")
+        for plan in plans(COSTS, Link(up_bps=2e6, down_bps=2e6))
+    }
+
+    link = ["--link-rate", "2mbit", "--link-rate-down", "2mbit"]
+    assert found["full-edge"] == ["--strategy", "full-edge", *link]
+    assert found["full-cloud --images once"] == ["--strategy", "full-cloud", *link, "--images", "once"]
+    assert found["hierarchical layer3, 4 bits"] == [
+        *("--strategy", "hierarchical", *link, "--split", "layer3", "--bits", "4")
+    ]
