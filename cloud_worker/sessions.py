@@ -118,7 +118,7 @@ class Sessions:
         # One that was never saved has lost nothing.
         was_saved = SessionFiles(self._run_dir, session_id).is_saved
         if alone and was_saved and is_all_that_trains(self._run_dir, session_id):
-            self.lost = error
+            self.lost = StateLostError(str(error))  # without a traceback, which holds the network
             self._on_loss()
 
     def _take_out_if_over(self, session_id: str, session: Session) -> bool:
