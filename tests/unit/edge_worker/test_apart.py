@@ -83,15 +83,14 @@ def test_it_ends_with_the_process_that_started_it_however_that_ends(tmp_path, gr
 import pathlib
 from edge_worker.apart import apart
 from tests.unit.edge_worker import test_apart
-if __name__ == "__main__":
-    apart(test_apart.{called}, pathlib.Path({str(path)!r}){options})
+apart(test_apart.{called}, pathlib.Path({str(path)!r}){options})
 """
-    script = tmp_path / "script.py"
-    script.write_text(code)
-    parent = subprocess.Popen([sys.executable, str(script)], env=worker_env())
-    wait_for(lambda: path.exists() and path.read_text() != "", "the other process")
-    parent.kill()
-    parent.wait()
+    # With -c, as with `python -m pytest`, the directory it runs in is where modules are looked for.
+    with subprocess.Popen([sys.executable, "-c", code], env=worker_env()) as parent:
+        try:
+            wait_for(lambda: path.exists() and path.read_text() != "", "the other process", timeout_s=60)
+        finally:
+            parent.kill()
 
     child = int(path.read_text())
     wait_for(lambda: not is_alive(child), "its end", timeout_s=30)
