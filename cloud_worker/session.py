@@ -13,24 +13,15 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Protocol
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from cloud_worker.ahead import Ahead, Ready
-from cloud_worker.back import Back
-from cloud_worker.kept_gradients import KeptGradients, kept_gradients_bytes
-from cloud_worker.kept_images import KeptImages
+from cloud_worker.ahead import Ready
+from cloud_worker.applier import Applier
 from cloud_worker.standing import Evaluation, Standing
 from cloud_worker.store import SessionFiles
-from cloud_worker.turns import Turns
-from common.checkpoint import tensors_to_bytes
-from common.codec import encode
-from common.data.augment import augment
 from common.errors import (
     CapacityError,
     CloudError,
-    CodecError,
     FencedError,
     HeadwaterError,
     SessionError,
@@ -41,17 +32,15 @@ from common.wire.messages import (
     Batch,
     End,
     EvaluationPart,
-    Gradient,
     Hello,
     Position,
     Record,
-    Reference,
     Run,
     Skip,
     Status,
     Welcome,
 )
-from common.wire.records import gradient_to_bytes, max_content_bytes
+from common.wire.records import max_content_bytes
 
 log = logging.getLogger(__name__)
 
@@ -76,42 +65,30 @@ class Session:
     Args:
         files: its directory.
         run: what edge and cloud agreed on.
-        back: the network's back, freshly built.
-        turns: held during a step, so that sessions on one device take turns.
-        ahead: has room for records that are decoded before it is their turn.
+        applier: what its records are applied to, freshly made.
         clock: monotonic seconds.
         checkpoint_every_s: seconds between saves within an epoch.
-
-    Attributes:
-        failed: a step ended half-way, so that what is in memory is no state of the run; it is never saved.
     """
 
     def __init__(
         self,
         files: SessionFiles,
         run: Run,
-        back: Back,
-        turns: Turns,
-        ahead: Ahead,
+        applier: Applier,
         clock: Callable[[], float],
         checkpoint_every_s: float,
     ) -> None:
         self.run = run
         self._files = files
-        self._back = back
-        self._turns = turns
-        self._ahead = ahead
+        self._applier = applier
         self._clock = clock
         self._checkpoint_every_s = checkpoint_every_s
         self._lock = threading.RLock()  # held while a record is applied or the state is saved
         self._stream: Stream | None = None
         self._generation = files.read()[1]
         self._standing = Standing()
-        self._images = KeptImages(files.images_file, run.kept_images, run.input_shape)
-        self._gradients = KeptGradients(files.gradients, kept_gradients_bytes(run))
         self._number = 0  # of the newest checkpoint
         self._saved_at = clock()
-        self.failed = False
         self._restore()
 
     # -------------------------------------------------------------- streams
@@ -175,7 +152,7 @@ class Session:
         """Decode a record where there is room; another one may be applied meanwhile."""
         if record.after <= self._standing.applied:  # it will be ignored
             return Ready(record)
-        return self._ahead.prepare(record, self._back)
+        return self._applier.prepare(record)
 
     def apply(self, ready: Ready, stream: Stream) -> None:
         """Apply one record, unless it has been applied before.
@@ -200,8 +177,6 @@ class Session:
                     "the edge must say in losses_from which of them it has on its disk"
                 )
             if isinstance(record, Batch):
-                if self.run.gradient_bits:
-                    self._gradients.check_room()
                 self._train(record, ready)
             elif isinstance(record, EvaluationPart):
                 self._evaluate(record, ready)
@@ -213,32 +188,8 @@ class Session:
 
     def _train(self, batch: Batch, ready: Ready) -> None:
         self._expect(batch.seq)
-        with self._turns:
-            started = self._clock()
-            x_NCHW = self._inputs(batch, ready)  # refused before anything is changed
-            try:
-                loss = self._step(batch, x_NCHW)
-            except BaseException:
-                self.failed = True
-                raise
-            self._images.commit()
-            busy_s = self._clock() - started
+        loss, busy_s = self._applier.train(batch, ready)
         self._standing.tell(batch.after, losses=[loss], busy_s=busy_s, batches_applied=1)
-
-    def _step(self, batch: Batch, x_NCHW: Tensor) -> float:
-        if not self.run.gradient_bits:
-            return self._back.train(batch.seq, x_NCHW, batch.labels)
-        x_NCHW.requires_grad_()
-        loss = self._back.train(batch.seq, x_NCHW, batch.labels)
-        assert x_NCHW.grad is not None  # the loss depends on it
-        try:
-            gradient = Gradient(batch.seq, encode(x_NCHW.grad, self.run.gradient_bits))
-        except CodecError as error:
-            raise CodecError(
-                f"the gradient of batch {batch.seq} is not finite; the training has diverged: lower --lr"
-            ) from error
-        self._gradients.keep(batch.seq, gradient_to_bytes(gradient))
-        return loss
 
     def _evaluate(self, part: EvaluationPart, ready: Ready) -> None:
         self._expect(part.batches)
@@ -246,8 +197,7 @@ class Session:
             self._standing.evaluation = Evaluation(part.num_parts)
         else:
             self._standing.evaluation.check(part, expected=self._standing.applied.parts)
-        with self._turns:
-            correct, loss_sum = self._back.evaluate(self._inputs(part, ready), part.labels)
+        correct, loss_sum = self._applier.evaluate(part, ready)
         self._standing.evaluation.add(correct, loss_sum, len(part.labels))
         results = []
         if part.part + 1 == part.num_parts:
@@ -256,16 +206,6 @@ class Session:
             accuracy = result.correct / result.total
             log.info("session %s: accuracy %.1f%% at %s", self._files.name, 100 * accuracy, self.progress)
         self._standing.tell(part.after, results=results)
-
-    def _inputs(self, record: Batch | EvaluationPart, ready: Ready) -> Tensor:
-        if ready.decoded is not None:
-            return ready.decoded.result()
-        if not isinstance(record.content, Reference):
-            return self._back.decode(record.content)
-        assert isinstance(record, Batch)  # an evaluation refers to nothing
-        # As the edge does where it resends them: a function of seed, epoch and each image's number.
-        epoch, numbers = record.seq // self.run.batches_per_epoch, np.array(record.content.images, np.int64)
-        return self._back.normalise(augment(self._images.take(record.content), numbers, self.run.seed, epoch))
 
     def _expect(self, batches: int) -> None:
         expected = self._standing.applied.batches
@@ -288,7 +228,7 @@ class Session:
             SessionError: the edge had said that it needs it no more.
             CheckpointError: it is damaged.
         """
-        return self._gradients.read(seq)
+        return self._applier.gradient(seq)
 
     def gradients_through(self, applied: Position) -> int:
         """Return below which batch there are gradients once so much is applied; 0 where none come back."""
@@ -304,7 +244,7 @@ class Session:
 
     def _forget(self, losses_from: int) -> None:
         self._standing.forget_losses(losses_from)
-        self._gradients.forget(losses_from)
+        self._applier.forget_gradients(losses_from)
 
     def status(self) -> Status:
         """Return where the session stands."""
@@ -320,6 +260,11 @@ class Session:
         """Where the session stands, for the log; the end of the run is no batch."""
         total = self.run.total_batches
         return f"batch {min(self._standing.applied.batches, total)} of {total}"
+
+    @property
+    def failed(self) -> bool:
+        """Whether a step ended half-way: what is in memory is no state of the run, and is never saved."""
+        return self._applier.failed
 
     @property
     def is_saved(self) -> bool:
@@ -348,7 +293,7 @@ class Session:
 
     def release(self) -> None:
         """Let go of the network, whoever still holds this object; nothing can be applied any more."""
-        del self._back
+        self._applier.release()
 
     def _make_durable(self) -> None:
         """Put all that is applied on the disk twice, so that the edge may forget it."""
@@ -366,18 +311,15 @@ class Session:
             log.info("session %s: epoch %d is trained, %s", self._files.name, epoch, self.progress)
         evaluated = isinstance(record, EvaluationPart) and record.part + 1 == record.num_parts
         is_time = self._clock() - self._saved_at >= self._checkpoint_every_s
-        if epoch_ends or evaluated or is_time or self._gradients.save_is_due:
+        if epoch_ends or evaluated or is_time or self._applier.save_is_due:
             self._save()
 
     def _save(self) -> None:
         # Before the state, which says that the run is complete: the next save makes up for a full disk.
         if self.finished:
             summary = {**asdict(self._standing.counters), **asdict(self.run)}
-            self._files.finish(tensors_to_bytes(self._back.state_dict()), summary)
-        tensors = self._back.trainee.state()
-        self._images.sync()
-        self._gradients.save()
-        tensors.update(self._images.state())
+            self._files.finish(self._applier.weights(), summary)
+        tensors = self._applier.state()
         tensors["losses"] = torch.tensor(self._standing.losses(), dtype=torch.float64)
         self._files.save_state(self._number + 1, tensors, self._standing.numbers())
         self._number += 1
@@ -388,7 +330,7 @@ class Session:
     def _let_go_of_images(self) -> None:
         """Delete the images of a run that is complete, whichever checkpoint it is loaded from."""
         if self.finished and self._standing.is_durable:
-            self._images.remove()
+            self._applier.remove_images()
 
     def _restore(self) -> None:
         states = self._files.load_states()
@@ -397,10 +339,8 @@ class Session:
         older = states[1].numbers["applied"] if len(states) > 1 else [0]
         self._number, tensors, numbers = states[0]
         losses = tensors.pop("losses").tolist()
-        self._images.load_state(tensors)
-        self._back.trainee.load_state(tensors)
         self._standing.restore(numbers, losses, durable=Position(*older))
-        self._gradients.restore(self._standing.applied.batches)
+        self._applier.load_state(tensors, self._standing.applied.batches)
         self._let_go_of_images()
         if not self.finished:
             self._standing.tell(resumes=1)

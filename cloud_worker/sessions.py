@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from cloud_worker.ahead import Ahead
+from cloud_worker.applier import Applier
 from cloud_worker.back import Back
 from cloud_worker.kept import bytes_to_reserve, is_all_that_trains, kept_bytes
 from cloud_worker.kept_gradients import kept_gradients_bytes
@@ -158,7 +159,8 @@ class Sessions:
             self.limits.check_kept(kept_bytes(self._run_dir), needed)
             files.create(run, caller, needed)
             log.info("session %s is opened by %s", files.directory.name, caller or "an edge without a name")
-        return Session(files, run, back, self._turns, self._ahead, time.monotonic, self._checkpoint_every_s)
+        applier = Applier(files, run, back, self._turns, self._ahead, time.monotonic)
+        return Session(files, run, applier, time.monotonic, self._checkpoint_every_s)
 
     def _build(self, run: Run) -> Back:
         """Build a back, and free at once what else was built: layers hold each other in cycles."""

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from cloud_worker.ahead import Ahead, Ready
+from cloud_worker.applier import Applier
 from cloud_worker.back import Back
 from cloud_worker.session import Session
 from cloud_worker.store import SessionFiles
@@ -82,7 +83,8 @@ def open_session(run_dir: Path, back=None, clock=lambda: 0.0, run=RUN):
     files = SessionFiles(run_dir, SESSION)
     if not files.exists():
         files.create(run, "", 0)
-    return Session(files, run, back or CountingBack(), Turns(), Ahead(), clock, checkpoint_every_s=60.0)
+    applier = Applier(files, run, back or CountingBack(), Turns(), Ahead(), clock)
+    return Session(files, run, applier, clock, checkpoint_every_s=60.0)
 
 
 def attached(session, generation=1):

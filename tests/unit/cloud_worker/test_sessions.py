@@ -141,7 +141,7 @@ def test_a_finished_session_leaves_memory_with_its_last_stream_and_is_found_on_t
         assert sessions._live == {SESSION: session}
         session.detach(stream)
         in_memory = session.status()
-        network = weakref.ref(session._back)
+        network = weakref.ref(session._applier._back)
 
     assert sessions._live == {}
     assert network() is None
@@ -329,7 +329,7 @@ def test_a_step_that_fails_half_way_is_forgotten_and_taken_again(sessions, monke
 
     assert again is not session
     assert again.status().applied == Position(1)
-    assert again._back.restored == [0.0, 1.0]
+    assert again._applier._back.restored == [0.0, 1.0]
 
 
 def test_a_session_that_cannot_be_saved_does_not_keep_others_from_it(sessions, tmp_path, monkeypatch):
