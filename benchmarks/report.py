@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Report:
-    """Prints figures, and appends them to a file where one is named.
+    """Prints figures, and appends those that are new to a file where one is named.
 
     Attributes:
         out: the file, or None.
@@ -59,7 +59,7 @@ class Report:
         )
         self.failed |= not all(bars)
         click.echo(line)
-        if self.out is not None:
+        if self.out is not None and not self.has(name, case):
             with self.out.open("a") as file:
                 file.write(line + "\n")
 

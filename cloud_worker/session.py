@@ -106,13 +106,13 @@ class Session:
         with self._lock:
             if self.failed:
                 raise CloudError(f"session {hello.session_id} is loaded again after a step that failed")
-            check_nothing_lost(self._standing.applied, hello)
             if hello.generation < self._generation:
                 raise FencedError(
                     f"generation {hello.generation} of session {hello.session_id} came after generation "
                     f"{self._generation}: the run was started again elsewhere, this process must stop"
                 )
             _check_same_run(hello.run, self.run)
+            check_nothing_lost(self._standing.applied, hello)
             # All that may fail comes first: where the disk is full, the stream before this one goes on.
             if hello.generation > self._generation:
                 self._files.write(self.run, hello.generation)

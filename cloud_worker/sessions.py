@@ -101,7 +101,7 @@ class Sessions:
             _check_owner(files, caller)  # again: it may not have been there yet
             yield session
         except StateLostError as error:
-            self._end_if_alone(hello.session_id, error)
+            self._end_if_alone(session, hello.session_id, error)
             raise
         finally:
             with self._lock:
@@ -112,10 +112,11 @@ class Sessions:
                 session.release()
                 release_what_is_left()
 
-    def _end_if_alone(self, session_id: str, error: StateLostError) -> None:
+    def _end_if_alone(self, session: Session, session_id: str, error: StateLostError) -> None:
         """End the cloud of a single pair with its edge; one that serves or keeps others for them goes on."""
         with self._lock:
-            alone = self._streams.total() == 1 and not self._profiling.locked()
+            busy = self._profiling.locked() or self._loading.locked()
+            alone = self._streams.total() == 1 and not busy and not session.finished
         # One that was never saved has lost nothing.
         was_saved = SessionFiles(self._run_dir, session_id).is_saved
         if alone and was_saved and is_all_that_trains(self._run_dir, session_id):

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
@@ -48,6 +49,7 @@ def apart(
     process = context.Process(
         target=_serve, args=(function, arguments, say, lifeline, on_stop is not None), daemon=True
     )
+    resource_tracker.ensure_running()  # which lets them through when it is started
     # Held back in it until it knows what to do with them.
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ASKED)
     try:

@@ -19,11 +19,11 @@ from common.errors import CheckpointError, ConfigError, HeadwaterError
 from common.rundir import lock_run_dir
 from common.strategies import STRATEGIES, find_strategy
 from common.units import Rate
-from edge_worker.apart import apart
+from edge_worker.apart import BrokenOffError, apart
 from edge_worker.auto import choose, is_open, measured_in, with_choice
 from edge_worker.cell import train_cell
 from edge_worker.comparison import Cell, Result, document, expected, result_of
-from edge_worker.config import MAY_CHANGE, TrainConfig
+from edge_worker.config import AUTO, MAY_CHANGE, TrainConfig
 from edge_worker.planner import Link, Plan, plans
 from edge_worker.profile_file import Measured, emulated_link
 from edge_worker.report import write_report
@@ -150,14 +150,14 @@ def compare(comparison: Comparison) -> Ended:
     }
     cells = list(comparison.cells())
     # What is trained stays in the report, whatever becomes of the cells before it.
-    results = {cell: _result(comparison, cell, measured, None) for cell in cells}
+    results = {cell.name: _result(comparison, cell, measured, None) for cell in cells}
     report = write_report(out, document(_known(results), about)) if _known(results) else {}
     with stop_on_signals() as stop:
         for number, cell in enumerate(cells, start=1):
-            if results[cell] is not None:
+            if results[cell.name] is not None:
                 continue
             log.info("cell %d of %d: %s at %s", number, len(cells), cell.label, cell.link)
-            results[cell] = result = _result(comparison, cell, measured, stop)
+            results[cell.name] = result = _result(comparison, cell, measured, stop)
             if result is None:
                 break
             report = write_report(out, document(_known(results), about))
@@ -168,7 +168,7 @@ def compare(comparison: Comparison) -> Ended:
     )
 
 
-def _known(results: dict[Cell, Result | None]) -> list[Result]:
+def _known(results: dict[str, Result | None]) -> list[Result]:
     return [result for result in results.values() if result is not None]
 
 
@@ -183,9 +183,10 @@ def _check_same(comparison: Comparison) -> dict[str, Any]:
     """Return the settings of all cells; raises ConfigError where the directory has cells of others."""
     path = comparison.out / "compare.json"
     names = [field.name for field in fields(TrainConfig) if field.name not in MAY_DIFFER]
-    settings: dict[str, Any] = json.loads(
-        json.dumps({name: getattr(comparison.config, name) for name in names}, default=str)
-    )
+    config = comparison.config
+    told = {name: getattr(config, name) for name in names}
+    told["bits"] = config.bits or AUTO
+    settings: dict[str, Any] = json.loads(json.dumps(told, default=str))
     if not path.exists():
         return settings
     try:
@@ -223,10 +224,11 @@ def _result(comparison: Comparison, cell: Cell, measured: Measured, stop: Stop |
             cell = replace(cell, split=config.split, bits=config.bits)
         if (plan := _plan(config, measured, link)) is not None:
             predicted = expected(plan)
-        if not run_dir.summary_file.exists() and (
-            stop is None or not apart(train_cell, config, on_stop=stop.tell)
-        ):
-            return None
+        if not run_dir.summary_file.exists():
+            if stop is None:
+                return None
+            if not apart(train_cell, config, on_stop=stop.tell):
+                raise BrokenOffError("its training was stopped by a signal; the same command goes on")
         return result_of(cell, predicted, run_dir)
     except HeadwaterError as error:
         if stop is None or stop.event.is_set():  # it is tried, or was not to be

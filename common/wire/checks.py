@@ -57,6 +57,11 @@ def check_hello(hello: m.Hello) -> None:
         hello.losses_from <= hello.run.total_batches,
         f"losses_from must be at most the run's {hello.run.total_batches} batches, got {hello.losses_from}",
     )
+    end = m.Position(hello.run.total_batches + 1)
+    check(
+        hello.kept_from <= end,
+        f"kept_from must be at most {tuple(end)}, which follows the run's End, got {tuple(hello.kept_from)}",
+    )
     returns = hello.run.gradient_bits > 0
     low, high = (hello.losses_from, hello.run.total_batches) if returns else (0, 0)
     check(

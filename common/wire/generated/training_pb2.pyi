@@ -225,7 +225,7 @@ class Hello(_message.Message):
     @_builtins.property
     def kept_from(self) -> Global___Position:
         """The edge no longer has the records before this: they were confirmed as durable. A cloud that stands
-        before it cannot go on.
+        before it cannot go on. At most batch total_batches + 1, which follows the run's End.
         """
 
     def __init__(

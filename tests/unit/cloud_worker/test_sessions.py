@@ -6,6 +6,7 @@ import threading
 import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -239,6 +240,8 @@ def test_an_edge_whose_session_this_cloud_never_had_leaves_nothing_here(tmp_path
         ("one on the disk", False),
         ("one being served", False),
         ("its own edge", False),  # who says that it lost something may be anyone who knows the session's name
+        ("one being opened", False),
+        ("other settings", False),  # it is no edge of this run
     ],
 )
 def test_a_cloud_with_nobody_else_to_serve_ends_with_the_edge_that_lost_its_records(
@@ -259,11 +262,28 @@ def test_a_cloud_with_nobody_else_to_serve_ends_with_the_edge_that_lost_its_reco
             others.enter_context(cloud.serving(hello(session_id=OTHER), ANYONE))
         if beside == "its own edge":
             others.enter_context(cloud.serving(hello(), ANYONE))
-        request = hello(2, kept_from=Position(3))
-        with pytest.raises(SessionError, match="lost"), cloud.serving(request, ANYONE) as session:
+        if beside == "one being opened":
+            others.enter_context(cloud._loading)
+        run = replace(RUN, seed=9) if beside == "other settings" else RUN
+        request = hello(2, run=run, kept_from=Position(3))
+        refusal = "with seed" if beside == "other settings" else "lost"
+        with pytest.raises(SessionError, match=refusal), cloud.serving(request, ANYONE) as session:
             session.attach(request, FakeStream())
 
     assert [str(error) for error in told] == ([str(cloud.lost)] if ends else [])
+
+
+def test_nothing_is_lost_of_a_session_that_is_finished(tmp_path, monkeypatch):
+    """A word that it needs more records than its run has cannot end the cloud."""
+    monkeypatch.setattr("cloud_worker.sessions.Back", CountingBack)
+    cloud = Sessions(tmp_path, torch.device("cpu"), 60.0, Limits(max_sessions=4), on_loss=lambda: 1 / 0)
+    trained(cloud, SESSION, *batches(0, 1, 2, 3, 4, 5), End(6))
+    request = hello(2, kept_from=Position(9))
+
+    with pytest.raises(SessionError, match="lost"), cloud.serving(request, ANYONE) as session:
+        session.attach(request, FakeStream())
+
+    assert cloud.lost is None
 
 
 class OpenedMeanwhile(SessionFiles):

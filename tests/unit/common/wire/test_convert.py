@@ -188,6 +188,7 @@ def test_hello_with_settings_that_cannot_be_is_refused(change, message):
         ({"generation": 0}, "generation must be 1 to"),
         ({"generation": 2**64 - 1}, "generation must be 1 to"),
         ({"losses_from": 8}, "losses_from must be at most the run's 7 batches, got 8"),
+        ({"kept_from": m.Position(8, 1)}, r"kept_from must be at most \(8, 0\), .*, got \(8, 1\)"),
     ],
 )
 def test_hello_that_counts_beyond_its_bounds_is_refused(change, message):
