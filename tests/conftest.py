@@ -1,6 +1,7 @@
 """Real images for the tests that want them."""
 
 import os
+import signal
 import tarfile
 from pathlib import Path
 
@@ -31,3 +32,9 @@ def tiny_imagenet(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     with tarfile.open(data_dir / "tiny-imagenet-20" / "tiny-imagenet-20.tar.gz") as archive:
         archive.extractall(folder, filter="data")
     return folder
+
+
+def pytest_configure() -> None:
+    """Have Ctrl-C end the programs under test also where these tests run as a shell's background job."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
