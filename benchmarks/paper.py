@@ -8,15 +8,17 @@ behind these numbers are ours to choose. Each network is profiled at every split
 and the cloud on the other. Then the link rates are printed at which the plan meets the headline, for each
 split point and width, against images that go up in each epoch (resend) and images that the cloud keeps
 (once); and the row with the most to gain at one of MEASURED_RATES is trained, and so is full-cloud, for
-equally many epochs. What is measured is kept below --work, so that a benchmark that was stopped goes on
-where it was.
+equally many epochs. Where the cloud keeps the images, the saving depends on how many epochs share their way
+up: it is told for as many as are trained here, and for LONG. What is measured is kept below --work, so that
+a benchmark that was stopped goes on where it was.
 """
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 
@@ -24,10 +26,10 @@ from benchmarks.activations import data_dir
 from benchmarks.compared import compared, data_of, profiled
 from benchmarks.report import Report, benchmark
 from common.units import parse_rate
-from edge_worker.planner import METHOD, Costs, Link, Plan, plans
-from edge_worker.profile_file import read_profile
+from edge_worker.planner import METHOD, Costs, Link, plans
+from edge_worker.profile_file import Measured, read_profile
 
-EPOCHS = 3
+EPOCHS, LONG = 3, 100
 SLOWEST_BPS, FASTEST_BPS, PER_DECADE = 1e4, 1e9, 60
 MEASURED_RATES = ("1mbit", "2mbit", "5mbit", "10mbit")
 ACCOUNTINGS = ("resend", "once")
@@ -77,14 +79,7 @@ def savings(costs: Costs, rate_bps: float, accounting: str) -> Iterator[Row]:
     (cloud,) = (each for each in found if each.images == accounting)
     for each in found:
         if each.strategy == METHOD:
-            yield row_of(each, rate_bps, cloud)
-
-
-def row_of(method: Plan, rate_bps: float, cloud: Plan) -> Row:
-    """Return what a plan of the method saves against one of full-cloud."""
-    assert method.split is not None  # the method cuts the network
-    assert method.bits is not None
-    return Row(method.split, method.bits, rate_bps, 1 - method.epoch_s / cloud.epoch_s)
+            yield Row(str(each.split), each.bits or 0, rate_bps, 1 - each.epoch_s / cloud.epoch_s)
 
 
 def rates() -> Iterator[float]:
@@ -94,10 +89,12 @@ def rates() -> Iterator[float]:
         yield SLOWEST_BPS * 10 ** (step / PER_DECADE)
 
 
-def region(report: Report, headline: Headline, costs: Costs, accounting: str) -> None:
+def region(report: Report, headline: Headline, measured: Measured, accounting: str, epochs: int) -> None:
     """Report from which rate to which each choice meets the headline, and the most that any of them saves."""
+    costs = replace(measured.costs, epochs=epochs)
     rows = [row for rate in rates() for row in savings(costs, rate, accounting)]
-    here = {"model": headline.model, "dataset": headline.dataset, "against": accounting}
+    here: dict[str, Any] = {"model": headline.model, "dataset": headline.dataset, "cloud": measured.cloud}
+    here |= {"against": accounting, "epochs": epochs}
     for split, bits in dict.fromkeys((row.split, row.bits) for row in rows):
         met = [r.rate_bps for r in rows if (r.split, r.bits) == (split, bits) and r.saving >= headline.saving]
         if met:
@@ -106,7 +103,12 @@ def region(report: Report, headline: Headline, costs: Costs, accounting: str) ->
             report.figure("headline_met_to", where, max(met), "bit/s")
     best = max(rows, key=lambda row: row.saving)
     where = {**here, "split": best.split, "bits": best.bits, "rate_bps": round(best.rate_bps)}
-    report.figure("most_saved", where, best.saving, "share", at_least=headline.saving)
+    report.figure("most_saved", where, best.saving, "share", at_least=bar_of(headline, accounting))
+
+
+def bar_of(headline: Headline, accounting: str) -> float | None:
+    """Return the bar: the paper's headlines are about a cloud that is sent all images in each epoch."""
+    return headline.saving if accounting == ACCOUNTINGS[0] else None
 
 
 def measure(report: Report, headline: Headline, costs: Costs, work: Path, settings: list[str]) -> None:
@@ -136,8 +138,7 @@ def measure(report: Report, headline: Headline, costs: Costs, work: Path, settin
         expected = 1 - cells[METHOD]["predicted_epoch_s"] / cells[accounting]["predicted_epoch_s"]
         against = {**here, "against": accounting}
         report.figure("predicted_saving", against, expected, "share")
-        # The paper's headlines are about a cloud that has to be sent all images in each epoch.
-        bar = headline.saving if accounting == ACCOUNTINGS[0] else None
+        bar = bar_of(headline, accounting)
         report.figure("measured_saving", against, saved, "share", at_least=bar)
 
 
@@ -157,10 +158,11 @@ def main(report: Report, data_dir: Path, work: Path | None) -> None:
             ]
             here = base / f"paper-{headline.model}-{headline.dataset}-{headline.images}"
             path = profiled(here, *settings, "--splits", headline.splits, "--link-rate", MEASURED_RATES[0])
-            costs = read_profile(path).costs
+            measured = read_profile(path)
             for accounting in ACCOUNTINGS:
-                region(report, headline, costs, accounting)
-            measure(report, headline, costs, here, settings)
+                for epochs in (EPOCHS, LONG):
+                    region(report, headline, measured, accounting, epochs)
+            measure(report, headline, measured.costs, here, settings)
 
 
 if __name__ == "__main__":

@@ -116,9 +116,11 @@ def with_choice(config: TrainConfig, choice: Plan) -> TrainConfig:
 
 def check_same(config: TrainConfig, measured: Measured, path: Path, names: Sequence[str] = SAME) -> None:
     """Raise ConfigError where a profile is of another training."""
+    if config.dataset == "imagefolder":  # any images; the other sets are what they are called
+        names = (*names, "data_dir")
     for name in names:
         here, there = getattr(config, name), measured.settings.get(name)
-        if here != there:
+        if str(here) != str(there):  # a folder is text in the file
             raise ConfigError(
                 f"the profile {path} was measured with --{name.replace('_', '-')} {there}, got {here}; "
                 "measure again with edge-worker profile"

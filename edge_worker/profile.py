@@ -44,7 +44,7 @@ WARM, COUNTED = 3, 6
 # Of what is measured; a training that differs in it is another one.
 SETTINGS = tuple(
     "model stem classifier exit dataset image_size train_limit batch_size epochs precision bits "
-    "gradient_bits workers threads seed device link_rate link_rate_down link_latency".split()
+    "gradient_bits workers threads seed device data_dir link_rate link_rate_down link_latency".split()
 )
 UNLIMITED = 1 << 62
 

@@ -86,6 +86,9 @@ def test_all_strategies_are_set_against_the_method_over_both_links(run):
     times = {tuple(each["case"].values()): each["value"] for each in found if each["name"] == "time_against"}
     assert times[("vgg16", "2mbit", "full-cloud (once)")] == 0.375
     assert len(times) == 2 * 2 * 4
+    best = {each["case"]["model"]: each for each in found if each["name"] == "most_saved"}
+    assert (best["vgg16"]["value"], best["vgg16"]["holds"]) == (0.625, True)
+    assert (best["resnet18"]["at_least"], best["resnet18"]["holds"]) == (0.61, True)
     assert all(flags[flags.index("--split") + 1] == "auto" for flags in asked)
 
 
@@ -99,7 +102,8 @@ def test_a_headline_is_met_where_the_plan_saves_as_much_and_its_best_row_is_trai
 
     found, asked = run(paper)
 
-    case = {"model": "resnet18", "dataset": "cifar10", "against": "resend", "split": "layer3", "bits": 4}
+    case = {"model": "resnet18", "dataset": "cifar10", "cloud": "a server", "against": "resend", "epochs": 3}
+    case |= {"split": "layer3", "bits": 4}
     ends = {each["name"]: each["value"] for each in found if each["case"] == case}
 
     def saving(rate):

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
@@ -17,7 +18,8 @@ OPEN = TrainConfig(split=AUTO, bits=AUTO_BITS, epochs=COSTS.epochs)
 
 
 def measured(config=OPEN, splits=()):
-    settings = {name: getattr(config, name) for name in (*SAME, *auto.LINK)} | {"splits": list(splits)}
+    names = (*SAME, *auto.LINK, "data_dir")
+    settings = {name: getattr(config, name) for name in names} | {"splits": list(splits)}
     return Measured(settings=settings, edge="a Pi", cloud="a server", link=LINK, costs=COSTS)
 
 
@@ -74,6 +76,17 @@ def test_what_cannot_be_chosen_is_said_and_leaves_nothing(tmp_path, path, config
     with pytest.raises(ConfigError, match=complaint):
         settle_choice(replace(config, run_dir=tmp_path / "run"), path)
     assert not (tmp_path / "run" / "plan.json").exists()
+
+
+def test_a_profile_of_other_images_is_none_of_these(tmp_path):
+    """They may be larger, or more, though the settings are the same."""
+    small = replace(OPEN, dataset="imagefolder", data_dir=Path("small"))
+    path = tmp_path / "measured.json"
+    write_profile(path, measured(small))
+
+    assert settle_choice(replace(small, run_dir=tmp_path / "same"), path).split != AUTO
+    with pytest.raises(ConfigError, match="was measured with --data-dir small, got large"):
+        settle_choice(replace(small, data_dir=Path("large"), run_dir=tmp_path / "run"), path)
 
 
 def test_a_profile_of_an_emulated_link_is_none_of_a_link_that_is_not(tmp_path):
