@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from cloud_worker.config import ServeConfig
-from common.address import split_address
+from common.address import ADDRESS
 from common.endpoint import Endpoint
 from common.errors import ConfigError
 from common.flags import Commands, options_of
@@ -40,13 +40,12 @@ def serve(config: ServeConfig, given: frozenset[str]) -> None:
 
 
 @main.command()
-@click.argument("address", default="127.0.0.1:50051")
+@click.argument("address", type=ADDRESS, default="127.0.0.1:50051")
 @options_of(ClientTls)
 def health(tls: ClientTls, given: frozenset[str], address: str) -> None:
     """Ask the server at ADDRESS whether it serves; exit code 0 where it does."""
     from cloud_worker.health import check_health
 
-    split_address(address, "ADDRESS")
     click.echo(check_health(Endpoint(address, read_client_tls(tls))))
 
 
@@ -57,12 +56,12 @@ def sessions() -> None:
 
 @sessions.command("list")
 @_run_dir
-@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")
-def list_(run_dir: Path, as_json: bool) -> None:
+@click.option("--json", is_flag=True, help="One JSON document instead of a table.")
+def list_(run_dir: Path, json: bool) -> None:
     """List the sessions, the last changed first; also while a server runs."""
     from cloud_worker.sessions_table import show_sessions
 
-    show_sessions(run_dir, as_json)
+    show_sessions(run_dir, as_json=json)
 
 
 @sessions.command()
@@ -83,10 +82,10 @@ def certs() -> None:
 
 @certs.command()
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="Their folder.")
-@click.option("--host", "hosts", multiple=True, help="Name or IP address of the server; may be repeated.")
-@click.option("--edge", "edges", multiple=True, help="Name of an edge, its identity; may be repeated.")
+@click.option("--host", multiple=True, help="Name or IP address of the server; may be repeated.")
+@click.option("--edge", multiple=True, help="Name of an edge, its identity; may be repeated.")
 @click.option("--days", default=825, show_default=True, help="How long certificates are valid.")
-def init(out: Path, hosts: tuple[str, ...], edges: tuple[str, ...], days: int) -> None:
+def init(out: Path, host: tuple[str, ...], edge: tuple[str, ...], days: int) -> None:
     """Make an authority, a server's certificate, and one for each edge.
 
     The same --out again adds edges; what is there is kept.
@@ -98,5 +97,5 @@ def init(out: Path, hosts: tuple[str, ...], edges: tuple[str, ...], days: int) -
             f"certificates are made with the package {error.name}; pip install 'headwater[cloud]'"
         ) from error
 
-    for line in init_certs(out, hosts, edges, days):
+    for line in init_certs(out, host, edge, days):
         click.echo(line)

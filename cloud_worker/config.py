@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from cloud_worker.limits import Limits
-from common.address import is_loopback, split_address
+from common.address import ADDRESS, is_loopback, split_address
 from common.errors import ConfigError
 from common.flags import THREADS_HELP, flag
 from common.named_files import FILE
@@ -17,7 +17,7 @@ from common.units import DURATION
 class ServeConfig(Limits):
     """Settings of one server; each field is a flag."""
 
-    listen: str = flag("127.0.0.1:50051", "HOST:PORT to listen on; port 0 picks a free one")
+    listen: str = flag("127.0.0.1:50051", "HOST:PORT to listen on; port 0 picks a free one", type=ADDRESS)
     run_dir: Path = flag(
         Path("runs/cloud"), "where sessions are kept", type=click.Path(path_type=Path, file_okay=False)
     )

@@ -1,7 +1,9 @@
 """The serving process: bind, serve, and leave in order."""
 
+import errno
 import logging
 import signal
+import socket
 import threading
 from concurrent import futures
 from typing import Any
@@ -27,6 +29,7 @@ from common.wire.generated import training_pb2_grpc as pb_grpc
 log = logging.getLogger(__name__)
 
 DRAIN_S = 20.0
+TAKEN = "the port is taken or the address is not this machine's"
 # Each holds a descriptor, and a process that has none left cannot save: often it has 1024.
 MAX_CONNECTIONS = 512
 # A connection that says nothing, or no HTTP/2, is closed after it: as long as gRPC's clients try. TLS crosses
@@ -131,20 +134,42 @@ def start_server(
     checks = Health()
     health_pb2_grpc.add_HealthServicer_to_server(checks, server)
     credentials = door.credentials
+    _check_free(config.listen)
     try:
         if credentials is None:
             port = server.add_insecure_port(config.listen)
         else:
             port = server.add_secure_port(config.listen, credentials)
     except RuntimeError as error:
-        why = "the port is taken or the address is not this machine's"
+        why = TAKEN
         if not resolves(host := split_address(config.listen, "--listen")[0]):
             why = f"the name {host!r} does not resolve"
-        raise ConfigError(f"cannot listen on {config.listen}: {why}; choose another with --listen") from error
+        raise ConfigError(_cannot_listen(config.listen, why)) from error
     server.start()
     for service_name in ("", "headwater.v1.Training"):
         checks.set(service_name, health_pb2.HealthCheckResponse.SERVING)
     return server, port
+
+
+def _check_free(listen: str) -> None:
+    """Refuse a name of which one address has the port taken: gRPC would be content with the others."""
+    host, port = split_address(listen, "--listen")
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):  # gRPC says what is wrong with it
+        return
+    for family, kind, protocol, _, address in found:
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as a server does
+                probe.bind(address)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                raise ConfigError(_cannot_listen(listen, TAKEN)) from error
+
+
+def _cannot_listen(listen: str, why: str) -> str:
+    return f"cannot listen on {listen}: {why}; choose another with --listen"
 
 
 def _check_models(config: ServeConfig) -> None:

@@ -4,7 +4,9 @@ import ipaddress
 import socket
 
 from common.errors import ConfigError
+from common.units import Unit
 
+WANTED = "HOST:PORT such as 127.0.0.1:50051"
 MAX_LABEL = 63  # RFC 1035, 2.3.4
 
 
@@ -15,8 +17,16 @@ def split_address(address: str, name: str) -> tuple[str, int]:
     # A URL, or a slip; the last two are no labels of a name.
     wrong = wrong or any(char in "/@?#" or char.isspace() for char in host)
     if wrong or ".." in host or host.startswith(".") or max(map(len, host.split("."))) > MAX_LABEL:
-        raise ConfigError(f"{name} wants HOST:PORT such as 127.0.0.1:50051, got {address!r}")
+        raise ConfigError(f"{name} wants {WANTED}, got {address!r}")
     return host.strip("[]"), int(port)
+
+
+def _checked(text: str) -> str:
+    split_address(text, "address")
+    return text
+
+
+ADDRESS = Unit("address", WANTED, _checked)
 
 
 def resolves(host: str) -> bool:

@@ -2,7 +2,8 @@
 
 import dataclasses
 import signal
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
@@ -63,18 +64,59 @@ def _variable_behind(message: str, context: click.Context) -> str:
 
 
 class Commands(click.Group):
-    """A group whose expected failures end in one line on stderr and exit code 1, and Ctrl-C in 130."""
+    """A group whose expected failures end in one line on stderr.
+
+    The exit code is 2 where the command line is wrong, 130 after Ctrl-C, 143 after SIGTERM, else 1.
+    """
+
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        """Read the command line up to the command's name."""
+        try:
+            return super().make_context(*arguments, **options)
+        except click.UsageError as error:
+            raise _in_one_line(error) from error
 
     def invoke(self, context: click.Context) -> Any:
         """Run the command; a bug still shows its traceback."""
         try:
-            return super().invoke(context)
-        except KeyboardInterrupt:  # where the command does not take the signal itself
-            click.echo("stopped by Ctrl-C", err=True)
-            raise click.exceptions.Exit(128 + signal.SIGINT) from None
-        except click.BadParameter as error:
-            if variable := named(error.ctx, error.param):
-                raise click.BadParameter(error.message + variable, error.ctx, error.param) from error
-            raise
+            with _sigterm_raises():
+                return super().invoke(context)
+        except KeyboardInterrupt as stopped:  # where the command does not take the signal itself
+            number = signal.SIGTERM if isinstance(stopped, _Terminated) else signal.SIGINT
+            click.echo(f"stopped by {'SIGTERM' if number == signal.SIGTERM else 'Ctrl-C'}", err=True)
+            raise click.exceptions.Exit(128 + number) from None
+        except click.UsageError as error:
+            raise _in_one_line(error) from error
         except HeadwaterError as error:
             raise click.ClickException(" ".join(str(error).split())) from error
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, where nothing has taken it yet: as it imports torch, or reads its data."""
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    def handle(number: int, frame: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _in_one_line(error: click.UsageError) -> click.UsageError:
+    """Return the error without the lines on usage, which `--help` has."""
+    if error.ctx is None or isinstance(error, _HELP_IS_SHOWN):
+        return error
+    parameter = error.param if isinstance(error, click.BadParameter) else None
+    said = " ".join(error.format_message().split()) + named(error.ctx, parameter)
+    return click.UsageError(f"{said}; see {error.ctx.command_path} --help")
+
+
+# A group without a command shows its help, which newer releases of click call an error.
+_HELP_IS_SHOWN: tuple[type[Exception], ...] = tuple(
+    filter(None, [getattr(click.exceptions, "NoArgsIsHelpError", None)])
+)

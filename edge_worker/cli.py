@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from common.address import ADDRESS
 from common.errors import ConfigError, HeadwaterError
 from common.flags import Commands, options_of
 from common.logs import set_up_logging
@@ -64,14 +65,12 @@ def train(config: TrainConfig, given: frozenset[str], profile: Path | None) -> N
 @click.option("--classifier", default="small", show_default=True, help="small or imagenet, for VGGs.")
 @click.option("--image-size", default=32, show_default=True, help="Side of the images in pixels.")
 @click.option("--classes", default=10, show_default=True, help="Number of classes.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of tables.")
-def models(
-    name: str | None, stem: str, classifier: str, image_size: int, classes: int, as_json: bool
-) -> None:
+@click.option("--json", is_flag=True, help="One JSON document instead of tables.")
+def models(name: str | None, stem: str, classifier: str, image_size: int, classes: int, json: bool) -> None:
     """List models, or the split points of the model NAME with their sizes."""
     from edge_worker.models_table import show_models
 
-    show_models(name, stem, classifier, image_size, classes, as_json)
+    show_models(name, stem, classifier, image_size, classes, as_json=json)
 
 
 @main.command()
@@ -82,7 +81,7 @@ def models(
     show_default=True,
     help="A finished run.",
 )
-@click.option("--cloud", default=None, help="HOST:PORT of its cloud  [default: the one it trained with]")
+@click.option("--cloud", type=ADDRESS, help="HOST:PORT of its cloud  [default: the one it trained with]")
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), required=True, help="The file to write."
 )
@@ -120,20 +119,20 @@ def profile(config: TrainConfig, given: frozenset[str], splits: str, out: Path) 
 
 @main.command()
 @click.option(
-    "--profile", "path", type=PROFILE, default=DEFAULT_PROFILE, show_default=True, help="What profile wrote."
+    "--profile", type=PROFILE, default=DEFAULT_PROFILE, show_default=True, help="What `profile` wrote."
 )
 @click.option("--link-rate", type=RATE, help="An uplink of this rate  [default: the profile's]")
 @click.option("--link-rate-down", type=RATE, help="A downlink of this rate  [default: the uplink's]")
 @click.option("--link-latency", type=DURATION, help="A one-way latency  [default: the profile's]")
 @click.option("--edge-memory", type=SIZE, help="Leave out what takes more memory on the edge.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON document instead of a table.")
+@click.option("--json", is_flag=True, help="One JSON document instead of a table.")
 def plan(
-    path: Path,
+    profile: Path,
     link_rate: float | None,
     link_rate_down: float | None,
     link_latency: float | None,
     edge_memory: int | None,
-    as_json: bool,
+    json: bool,
 ) -> None:
     """Rank strategies, split points and widths by the time of an epoch, as a profile has it.
 
@@ -142,9 +141,9 @@ def plan(
     from edge_worker.plan_table import show_plan
     from edge_worker.profile_file import link_of, read_profile
 
-    measured = read_profile(path)
+    measured = read_profile(profile)
     link = link_of(measured.link, link_rate, link_rate_down, link_latency)
-    show_plan(measured, link, edge_memory, as_json)
+    show_plan(measured, link, edge_memory, as_json=json)
 
 
 @main.command()
@@ -158,14 +157,9 @@ def plan(
     "--images", type=click.Choice(["resend", "once"]), help="How they go up with full-cloud  [default: both]"
 )
 @click.option(
-    "--link-rate", "rates", type=RATE, multiple=True, help="Emulate an uplink of this rate; may be repeated."
+    "--link-rate", type=RATE, multiple=True, help="Emulate an uplink of this rate; may be repeated."
 )
-@click.option(
-    "--link-rate-down",
-    "rate_down",
-    type=RATE,
-    help="A downlink of this rate  [default: as fast as the uplink]",
-)
+@click.option("--link-rate-down", type=RATE, help="A downlink of this rate  [default: as fast as the uplink]")
 @options_of(TrainConfig, without=("strategy", "images", "link_rate", "link_rate_down", "run_dir"))
 def compare(
     config: TrainConfig,
@@ -173,8 +167,8 @@ def compare(
     out: Path,
     strategies: str,
     images: str | None,
-    rates: tuple[Rate, ...],
-    rate_down: Rate | None,
+    link_rate: tuple[Rate, ...],
+    link_rate_down: Rate | None,
 ) -> None:
     """Train the same work by each strategy over each link, and write a report.
 
@@ -195,8 +189,8 @@ def compare(
     set_up_logging(config.log_level)
     names = tuple(dict.fromkeys(name for each in strategies.split(",") if (name := each.strip())))
     ways = (images,) if images is not None else ("resend", "once")
-    config = replace(config, link_rate_down=rate_down)
-    comparison = Comparison(config=config, strategies=names, images=ways, rates=rates, out=out)
+    config = replace(config, link_rate_down=link_rate_down)
+    comparison = Comparison(config=config, strategies=names, images=ways, rates=link_rate, out=out)
     ended = run(comparison)
     if ended.report:
         print_report(ended.report)

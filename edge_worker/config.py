@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from common.address import is_loopback, split_address
+from common.address import ADDRESS, is_loopback, split_address
 from common.errors import ConfigError
 from common.flags import THREADS_HELP, flag
 from common.strategies import find_strategy
@@ -69,7 +69,7 @@ class Width(click.ParamType):  # type: ignore[type-arg]  # generic only in newer
 class TrainConfig(Access):
     """Settings of one run; each field is a flag."""
 
-    cloud: str = flag("127.0.0.1:50051", "HOST:PORT of the cloud worker")
+    cloud: str = flag("127.0.0.1:50051", "HOST:PORT of the cloud worker", type=ADDRESS)
     strategy: str = flag(
         "hierarchical",
         "hierarchical; split-learning, where gradients come back; full-cloud to send the images and train "

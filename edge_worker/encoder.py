@@ -152,10 +152,9 @@ def smallest_coding(image_set: ImageSet, batch_size: int) -> str:
     height, width = image_set.images(np.arange(1, dtype=np.int64)).shape[2:]
     count = max(1, min(len(image_set), batch_size, CODING_SAMPLE_PIXELS // (height * width)))
     sizes = measure_codings(image_set.images(np.arange(count, dtype=np.int64) * len(image_set) // count))
-    coding = next(iter(sizes))
     told = ", ".join(f"{name} {size / count:.0f}" for name, size in sizes.items())
-    log.info("images go up as %s (bytes for each: %s)", coding, told)
-    return coding
+    log.debug("bytes of an image: %s", told)
+    return next(iter(sizes))
 
 
 def encoding_of(bits: int, coding: str | None) -> Callable[[Tensor], Packed | CodedImages]:

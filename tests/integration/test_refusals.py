@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import signal
+import socket
 import subprocess
 from concurrent import futures
 from pathlib import Path
@@ -22,11 +23,12 @@ from tests.integration.conftest import SMALL_RUN
 NOBODY = "127.0.0.1:9"
 
 
-def refused(done, code, *words):
-    """Exactly one line that says it, and no traceback."""
+def refused(done, code, *words, in_training=False):
+    """Exactly one line that says it, after those of its training, and no traceback."""
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
-    line = done.stderr.strip().splitlines()[-1]
+    *before, line = done.stderr.splitlines()
+    assert in_training or before == []
     assert line.startswith("Error: ")
     for word in words:
         assert word in line
@@ -186,12 +188,19 @@ def test_health_wants_a_port(tmp_path):
     command = [BIN / "cloud-worker", "health", "foo"]
     done = subprocess.run(command, capture_output=True, text=True, env=worker_env(), timeout=120)
 
-    refused(done, 1, "ADDRESS wants HOST:PORT", "'foo'")
+    refused(done, 2, "address wants HOST:PORT", "'foo'")
 
 
-@pytest.mark.parametrize("side", ["edge", "cloud"])
-def test_ctrl_c_while_the_program_still_starts_is_one_line_and_exit_code_130(tmp_path, side):
-    """As it imports torch, which takes seconds on a small device."""
+@pytest.mark.parametrize(
+    ("side", "number", "name"),
+    [
+        ("edge", signal.SIGINT, "Ctrl-C"),
+        ("edge", signal.SIGTERM, "SIGTERM"),
+        ("cloud", signal.SIGINT, "Ctrl-C"),
+    ],
+)
+def test_a_signal_while_the_program_still_starts_is_one_line_and_its_exit_code(tmp_path, side, number, name):
+    """As it imports torch, which takes seconds on a small device; the first process of a container, too."""
     arguments = (
         ["edge-worker", "train", "--dataset", "synthetic", "--cloud", NOBODY]
         if side == "edge"
@@ -204,10 +213,10 @@ def test_ctrl_c_while_the_program_still_starts_is_one_line_and_exit_code_130(tmp
     maps = f"/proc/{process.pid}/maps"
     wait_for(lambda: "libtorch" in Path(maps).read_text(), "the import of torch")
 
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=120)
 
-    assert (process.returncode, out, err) == (130, "", "stopped by Ctrl-C\n")
+    assert (process.returncode, out, err) == (128 + number, "", f"stopped by {name}\n")
 
 
 def test_run_dir_of_a_running_cloud_is_refused(clouds, tmp_path):
@@ -222,8 +231,15 @@ def test_address_that_others_can_reach_needs_insecure(tmp_path):
 
 def test_unreadable_address_is_refused(tmp_path):
     refused(
-        serve("--listen", "localhost", "--run-dir", tmp_path), 1, "--listen wants HOST:PORT", "'localhost'"
+        serve("--listen", "localhost", "--run-dir", tmp_path), 2, "--listen wants HOST:PORT", "'localhost'"
     )
+
+
+def test_a_name_with_one_address_whose_port_is_taken_is_refused(tmp_path):
+    """Else the cloud would be on the other address, and an edge that takes this one at somebody else's."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        listen = f"localhost:{other.getsockname()[1]}"
+        refused(serve("--listen", listen, "--run-dir", tmp_path), 1, f"cannot listen on {listen}: the port")
 
 
 def test_run_dir_that_cannot_be_written_is_named(clouds, tmp_path):
@@ -271,7 +287,8 @@ def test_full_disk_is_named_in_one_line_and_the_run_goes_on_once_there_is_room(c
     try:
         cloud = clouds()
         done = run_edge(cloud.address, tmp_path / "edge", *SMALL_RUN, timeout_s=250)
-        refused(done, 1, "cannot write", "No space left on device", "make room")
+        words = "cannot write", "No space left on device", "make room"
+        refused(done, 1, *words, in_training=True)
         assert not list(small.rglob("*.partial"))
 
         subprocess.run(["mount", "-o", "remount,size=400m", small], check=True)

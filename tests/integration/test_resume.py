@@ -3,6 +3,7 @@
 import json
 import shutil
 import signal
+import socket
 import time
 
 import pytest
@@ -180,11 +181,12 @@ def test_the_older_of_two_processes_with_one_session_is_ended(clouds, tmp_path):
 
 def test_sigterm_while_nobody_answers_ends_the_edge_at_once(tmp_path):
     """It does not wait out the time that a first connection may take."""
-    edge = start_edge("127.0.0.1:9", tmp_path / "edge", *SMALL_RUN, "--connect-timeout", "600s")
-    wait_for(lambda: (tmp_path / "edge" / "lock").exists(), "the edge's start")
-    assert "device" in edge.stderr.readline()
-
-    code, _, err = interrupt(edge, signal.SIGTERM)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(120)
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        edge = start_edge(address, tmp_path / "edge", *SMALL_RUN, "--connect-timeout", "600s")
+        with silent.accept()[0]:
+            code, _, err = interrupt(edge, signal.SIGTERM)
 
     assert code == 128 + signal.SIGTERM
     assert err == "stopped before the cloud answered; the same command starts again\n"

@@ -6,10 +6,12 @@ import re
 import click
 import pytest
 
+from cloud_worker import cli as cloud_cli
 from cloud_worker.config import ServeConfig
 from common.errors import ConfigError, DataError
 from common.flags import Commands, flag, options_of
 from common.units import SIZE
+from edge_worker import cli as edge_cli
 from edge_worker.config import TrainConfig
 
 
@@ -49,10 +51,10 @@ def command(capsys):
         if config.name == "bug":
             raise ZeroDivisionError("a bug")
 
-    def run(*arguments):
+    def run(*arguments, name="train"):
         calls.clear()
         with pytest.raises(SystemExit) as ended:
-            main(["train", *arguments], prog_name="app")
+            main([name, *arguments], prog_name="app")
         out, err = capsys.readouterr()
         return ended.value.code, out, err, [*calls, (None, None)][0]
 
@@ -159,12 +161,18 @@ def test_an_expected_failure_is_one_line_and_exit_code_1(command, monkeypatch, a
     assert (code, out, err) == (1, "", line + "\n")
 
 
-@pytest.mark.parametrize("arguments", [["--batch-size", "two"], ["--window", "8"], ["--rate", "1"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--batch-size", "two"], ["--window", "8"], ["--rate", "1"], ["--no-such-flag"]],
+)
 def test_a_command_line_that_cannot_be_read_is_exit_code_2(command, arguments):
     code, out, err, called = command(*arguments)
 
     assert (code, out) == (2, "")
-    assert arguments[0] in err.splitlines()[-1]
+    (line,) = err.splitlines()
+    assert line.startswith("Error: ")
+    assert arguments[0] in line
+    assert line.endswith("; see app train --help")
     assert called == (None, None)
 
 
@@ -182,7 +190,16 @@ def test_a_variable_that_cannot_be_read_is_named(command, monkeypatch, variable,
     code, _, err, _ = command()
 
     assert code == 2
-    assert err.splitlines()[-1].endswith(line)
+    assert err.startswith("Error: ")
+    assert err.endswith(f"{line}; see app train --help\n")
+
+
+@pytest.mark.parametrize("name", ["--quiet", "trian"])
+def test_what_is_wrong_before_the_command_is_one_line_too(command, name):
+    code, out, err, _ = command(name=name)
+
+    assert (code, out) == (2, "")
+    assert re.fullmatch(rf"Error: .*{name}.*; see app --help\n", err)
 
 
 def test_ctrl_c_is_one_line_and_exit_code_130(command):
@@ -196,6 +213,20 @@ def test_a_bug_keeps_its_traceback(command):
     """Only what a user can cause is put into one line."""
     with pytest.raises(ZeroDivisionError, match="a bug"):
         command("--name", "bug")
+
+
+@pytest.mark.parametrize("program", [edge_cli.main, cloud_cli.main])
+def test_every_flag_of_every_command_has_the_variable_of_its_name(program):
+    """Click makes the variable's name from the parameter's."""
+    commands, seen = [program], 0
+    while commands:
+        command = commands.pop()
+        commands += getattr(command, "commands", {}).values()
+        for option in command.params:
+            if isinstance(option, click.Option) and option.name != "version":
+                assert option.opts == ["--" + option.name.replace("_", "-")], command.name
+                seen += 1
+    assert seen > 10
 
 
 @pytest.mark.parametrize("config_type", [TrainConfig, ServeConfig])
