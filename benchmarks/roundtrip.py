@@ -24,10 +24,13 @@ from common.data.loader import evaluation_batches, normalise
 
 CASES = {
     "resnet18": ("--stem cifar", ("layer1", "layer2", "layer3")),
-    "vgg16": ("--lr 0.02", ("pool2", "pool3", "conv4_3")),
+    # Without batch norm it needs many steps to learn anything.
+    "vgg16": ("--lr 0.02 --batch-size 32 --warmup 50", ("pool2", "pool3", "conv4_3")),
 }
 # Points of accuracy by which the quantised run and the plain network may differ.
 BAR = {32: 0.1, 4: 0.5}
+# A network that has learnt nothing is as good as its export whatever was exported.
+LEARNT_BAR = 0.15
 TEST_LIMIT = 2000
 
 
@@ -96,7 +99,7 @@ def main(report: Report, data_dir: str, train_limit: int) -> None:
             summary, accuracy = round_trip(Path(work), arguments.split(), dataset)
         report.figure("resumes", case, summary["resumes"], "times", at_least=1)
         report.figure("exit_accuracy", case, summary["edge_accuracy"], "share")
-        report.figure("cloud_accuracy", case, summary["cloud_accuracy"], "share")
+        report.figure("cloud_accuracy", case, summary["cloud_accuracy"], "share", at_least=LEARNT_BAR)
         points = 100 * abs(accuracy - summary["cloud_accuracy"])
         report.figure("export_difference", case, points, "points", at_most=BAR[bits])
 

@@ -1,6 +1,6 @@
 #!/bin/sh
 # A local pair: a cloud and an edge train one network over an emulated 10 Mbit/s link, on drawn images.
-# make demo [SEED=1]
+# make demo [SEED=1]; flags given to this script go to edge-worker train
 set -eu
 BIN=${BIN:-.venv/bin}
 DIR=$(mktemp -d)
@@ -16,4 +16,4 @@ done
 
 "$BIN/edge-worker" train --cloud "$(sed -n 's/^listening on //p' "$DIR/listening")" --run-dir "$DIR/edge" \
   --dataset synthetic --model resnet18 --split layer1.0 --bits 4 --link-rate 10mbit --link-latency 20ms \
-  --epochs 3 --batch-size 64 --lr 0.05 --warmup 50 --threads 1 --seed "${SEED:-0}"
+  --epochs 3 --batch-size 64 --lr 0.05 --warmup 50 --threads 1 --seed "${SEED:-0}" "$@"

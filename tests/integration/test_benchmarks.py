@@ -47,6 +47,13 @@ def test_link_counts_the_bytes_that_a_relay_sees(quick):
     assert "uplink_rate_deviation" in figures
 
 
+def test_the_demo_trains_a_pair_and_says_how_accurate_it_is(quick):
+    figures = quick("demo")
+
+    assert 0 < figures["exit_accuracy"] <= 1
+    assert figures["lead"] == pytest.approx(figures["whole_accuracy"] - figures["exit_accuracy"], abs=1e-4)
+
+
 def test_round_trip_is_interrupted_resumed_and_exported(quick):
     figures = quick("roundtrip")
 
