@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar, get_origin
 from torch import Tensor
 
 from common.checkpoint import CheckpointStore
-from common.durable import make_directory, write_atomic
+from common.durable import make_directory, opened, sealed, write_atomic
 from common.errors import CheckpointError, WireError
 from common.wire.messages import Counters, EvaluationResult, Position, Run, Status
 
@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# Of session.json, by an operator who gives a session to another edge.
+EDITABLE = ("owner",)
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -97,20 +99,19 @@ class SessionFiles:
         """Save a session that is opened now, by `owner`."""
         make_directory(self.directory)
         values = {"owner": owner, "reserved_bytes": reserved_bytes, "run": asdict(run), "generation": 0}
-        write_atomic(self._session_file, _json(values))
+        write_atomic(self._session_file, sealed(values, EDITABLE))
 
     def write(self, run: Run, generation: int) -> None:
         """Save the agreed run and the highest generation served; the rest stays as it is."""
         with self._reading() as saved:
             values = {**saved, "run": asdict(run), "generation": generation}
-        write_atomic(self._session_file, _json(values))
+        write_atomic(self._session_file, sealed(values, EDITABLE))
 
     @contextmanager
     def _reading(self) -> Iterator[dict[str, Any]]:
         """Yield what session.json holds; whatever cannot be made of it is damage."""
         with _as_damage(self._session_file):
-            saved: dict[str, Any] = json.loads(self._session_file.read_text())
-            yield saved
+            yield opened(self._session_file.read_bytes(), EDITABLE)
 
     def save_state(self, number: int, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Write checkpoint `number`, and drop all but it and the one before.

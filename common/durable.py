@@ -1,13 +1,18 @@
 """Files and directories that a power cut finds whole: what has returned is on the disk."""
 
 import errno
+import hashlib
+import json
 import os
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from common.errors import CheckpointError
 
 PARTIAL = ".partial"  # what is being written; a kill leaves it
+SEAL = "checksum"
 
 
 def write_atomic(path: Path, data: bytes) -> None:
@@ -27,6 +32,25 @@ def write_atomic(path: Path, data: bytes) -> None:
         with suppress(OSError):
             partial.unlink()
         raise cannot_write(path, error) from error
+
+
+def sealed(values: dict[str, Any], unsealed: Collection[str] = ()) -> bytes:
+    """Return values as JSON, with a checksum of all but those in `unsealed`, which a person may edit."""
+    document = {**values, SEAL: _seal(values, unsealed)}
+    return json.dumps(document, indent=2, default=str).encode() + b"\n"
+
+
+def opened(data: bytes, unsealed: Collection[str] = ()) -> dict[str, Any]:
+    """Return what `sealed` was given, as JSON has it; raises ValueError where a bit of it has changed."""
+    values = json.loads(data)
+    if not isinstance(values, dict) or values.pop(SEAL, None) != _seal(values, unsealed):
+        raise ValueError("its checksum does not match its content")
+    return values
+
+
+def _seal(values: dict[str, Any], unsealed: Collection[str]) -> str:
+    kept = {name: value for name, value in values.items() if name not in unsealed}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def cannot_write(path: Path, error: OSError) -> CheckpointError:

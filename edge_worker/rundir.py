@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from common.durable import write_atomic
+from common.durable import opened, sealed, write_atomic
 from common.errors import CheckpointError, ConfigError
 from common.units import Rate, parse_rate
 from edge_worker.config import AUTO, AUTO_BITS, MAY_CHANGE, TrainConfig
@@ -90,13 +90,13 @@ class RunDir:
             return Identity(session_id=str(uuid.uuid4()), generation=1)
         saved = self._read()
         saved["generation"] += 1
-        write_atomic(self._run_file, _to_json(saved))
+        write_atomic(self._run_file, sealed(saved))
         return Identity(session_id=saved["session_id"], generation=saved["generation"])
 
     def begin(self, config: TrainConfig, identity: Identity) -> None:
         """Save the settings, as a resume may have changed them; from here on the directory is a run."""
         settings = {f.name: _setting_to_json(getattr(config, f.name)) for f in fields(config)}
-        write_atomic(self._run_file, _to_json({**asdict(identity), "settings": settings}))
+        write_atomic(self._run_file, sealed({**asdict(identity), "settings": settings}))
 
     def session_id(self) -> str:
         """Return the id under which the cloud knows the run; raises ConfigError where there is no run."""
@@ -127,7 +127,7 @@ class RunDir:
 
     def _read(self) -> dict[str, Any]:
         try:
-            saved: dict[str, Any] = json.loads(self._run_file.read_text())
+            saved = opened(self._run_file.read_bytes())
             unknown = set(saved["settings"]) - {field.name for field in fields(TrainConfig)}
             if unknown or not {"session_id", "generation"} <= set(saved):
                 raise ValueError(f"it has no identity, or settings unknown here: {sorted(unknown)}")

@@ -179,10 +179,11 @@ def test_a_damaged_spool_is_named_and_never_trained_on(clouds, sides, untouched,
         assert outcome(sides.cloud, sides.edge) == untouched
 
 
+@pytest.mark.parametrize("how", [CUT, FLIPPED])
 @pytest.mark.parametrize("name", ["run.json", "session.json"])
-def test_damage_to_what_names_the_run_is_refused(clouds, sides, name):
+def test_damage_to_what_names_the_run_is_refused(clouds, sides, name, how):
     path = {"run.json": sides.edge / name, "session.json": sides.session / name}[name]
-    damage(path, CUT)
+    damage(path, how)
 
     done, _ = resume(clouds(), sides)
 

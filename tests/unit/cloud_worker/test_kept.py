@@ -7,8 +7,9 @@ import pytest
 
 from cloud_worker.cli import main
 from cloud_worker.kept import list_sessions, remove_sessions
-from cloud_worker.store import SessionFiles
+from cloud_worker.store import EDITABLE, SessionFiles
 from common.checkpoint import CheckpointStore
+from common.durable import opened, sealed
 from common.errors import ConfigError, NotFoundError, WireError
 from common.rundir import lock_run_dir
 from common.wire.messages import End
@@ -120,9 +121,9 @@ def test_a_session_with_a_damaged_checkpoint_does_not_spoil_the_list(kept, comma
 @pytest.mark.parametrize(("name", "value"), [("total_batches", "6"), ("model", 7), ("input_shape", None)])
 def test_a_run_that_is_none_is_listed_as_damaged(kept, name, value):
     path = kept / SESSION / "session.json"
-    saved = json.loads(path.read_text())
+    saved = opened(path.read_bytes(), EDITABLE)
     saved["run"][name] = value
-    path.write_text(json.dumps(saved))
+    path.write_bytes(sealed(saved, EDITABLE))
 
     assert [each.model for each in list_sessions(kept)] == [None]
 

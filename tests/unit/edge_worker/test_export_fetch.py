@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from common.checkpoint import tensors_to_bytes
+from common.durable import sealed
 from common.errors import CheckpointError, CloudError, HeadwaterError, WireError
 from common.models.catalogue import ModelSpec, skeleton
 from common.wire.generated import training_pb2 as pb
@@ -49,7 +50,7 @@ def run_dir(tmp_path):
     path = tmp_path / "run"
     path.mkdir()
     (path / "front.safetensors").write_bytes(tensors_to_bytes(FRONT))
-    (path / "run.json").write_text(json.dumps({"session_id": "x", "generation": 1, "settings": {}}))
+    (path / "run.json").write_bytes(sealed({"session_id": "x", "generation": 1, "settings": {}}))
     about = {
         "strategy": "hierarchical",
         "model": SPEC.name,
