@@ -12,6 +12,7 @@ from cloud_worker.ahead import Ahead, Ready
 from cloud_worker.back import Back
 from cloud_worker.kept_gradients import KeptGradients, kept_gradients_bytes
 from cloud_worker.kept_images import KeptImages
+from cloud_worker.memory import lack_of_memory_said
 from cloud_worker.store import SessionFiles
 from cloud_worker.turns import Turns
 from common.checkpoint import tensors_to_bytes
@@ -67,17 +68,19 @@ class Applier:
         Raises:
             CapacityError: gradients pile up here, as the edge does not say which of them it needs no more.
             CodecError, WireError, CheckpointError: its content cannot be had; nothing is changed.
+            CloudError: there is not enough memory for the step; others may give some back.
         """
         if self._run.gradient_bits:
             self._gradients.check_room()
         with self._turns:
             started = self._clock()
-            x_NCHW = self._inputs(batch, ready)  # refused before anything is changed
-            try:
-                loss = self._step(batch, x_NCHW)
-            except BaseException:
-                self.failed = True
-                raise
+            with lack_of_memory_said():
+                x_NCHW = self._inputs(batch, ready)  # refused before anything is changed
+                try:
+                    loss = self._step(batch, x_NCHW)
+                except BaseException:
+                    self.failed = True
+                    raise
             self._images.commit()
             return loss, self._clock() - started
 
@@ -101,8 +104,9 @@ class Applier:
 
         Raises:
             CodecError: its content does not decode.
+            CloudError: there is not enough memory.
         """
-        with self._turns:
+        with self._turns, lack_of_memory_said():
             return self._back.evaluate(self._inputs(part, ready), part.labels)
 
     def _inputs(self, record: Batch | EvaluationPart, ready: Ready) -> Tensor:

@@ -1,5 +1,6 @@
 """The back of one network: decode, train one step, evaluate. Knows no session and no wire."""
 
+import math
 from collections.abc import Callable
 from functools import cache
 
@@ -13,13 +14,16 @@ from common.codec import CodedImages, Packed, decode, decode_images
 from common.data.loader import normalise
 from common.errors import CapacityError, SessionError
 from common.models.catalogue import ModelSpec, build, skeleton
+from common.models.graph import survey
 from common.models.split import cut, part, structure_digest, weights_digest
 from common.strategies import find_strategy
 from common.training import Optimisation, Trainee, resolve_precision
+from common.units import format_size
 from common.wire.messages import Run
 
 # The largest network on offer has 144 million. Weights and momenta take eight bytes each.
 MAX_PARAMETERS = 200_000_000
+FLOAT_BYTES = 4
 
 
 class Back:
@@ -27,19 +31,14 @@ class Back:
 
     Raises:
         ModelError: the model or the split point is unknown.
-        CapacityError: the network is larger than this cloud takes.
+        CapacityError: the network, or what a step of it takes, is larger than this cloud allows.
         SessionError: this side builds another network, or other initial weights, than the edge did.
     """
 
-    def __init__(self, run: Run, device: torch.device) -> None:
-        spec = ModelSpec(
-            name=run.model,
-            num_classes=run.num_classes,
-            input_shape=(run.input_shape[0], run.input_shape[1], run.input_shape[2]),
-            stem=run.stem,
-            classifier=run.classifier,
-        )
+    def __init__(self, run: Run, device: torch.device, max_step: int | None = None) -> None:
+        spec = spec_of(run)
         _check_structure(run, spec)
+        _check_step(run, spec, max_step)
         model = build(spec, run.seed)
         # Before it is cut: torch keeps the source of every module that is made by cutting, for ever.
         _check_same("digest of the initial weights", run.weights_digest, weights_digest(model))
@@ -107,6 +106,17 @@ class Back:
         return dict(self._back.state_dict())
 
 
+def spec_of(run: Run) -> ModelSpec:
+    """Return the network of a run; raises ModelError where there is none such."""
+    return ModelSpec(
+        name=run.model,
+        num_classes=run.num_classes,
+        input_shape=(run.input_shape[0], run.input_shape[1], run.input_shape[2]),
+        stem=run.stem,
+        classifier=run.classifier,
+    )
+
+
 def takes_images(run: Run) -> bool:
     """Whether the back is the whole network."""
     return find_strategy(run.strategy).sends_images
@@ -130,6 +140,19 @@ def _check_structure(run: Run, spec: ModelSpec) -> None:
             f"this cloud takes networks of at most {MAX_PARAMETERS}"
         )
     _check_same("structure digest", run.structure_digest, structure_digest(bare))
+
+
+def _check_step(run: Run, spec: ModelSpec, max_step: int | None) -> None:
+    """Refuse a step that would take all memory: few bytes on the wire may become many behind a layer."""
+    seen = survey(spec)
+    nodes = seen.nodes if takes_images(run) else part(spec, run.split).back
+    values = sum(math.prod(seen.shapes[node]) for node in nodes if node in seen.shapes)
+    step = run.batch_size * values * FLOAT_BYTES
+    if max_step is not None and step > max_step:
+        raise CapacityError(
+            f"the layers' outputs of a step of {run.batch_size} images take {format_size(step)}, this cloud "
+            f"allows {format_size(max_step)} (its --max-step); use a smaller --batch-size"
+        )
 
 
 def _check_same(what: str, edge: object, cloud: object) -> None:

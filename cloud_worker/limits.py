@@ -26,6 +26,11 @@ class Limits:
         type=SIZE,
         show_default=False,
     )
+    max_step: int | None = flag(
+        None,
+        "most bytes of all layers' outputs of one step, as float32  [default: half of the device's memory]",
+        type=SIZE,
+    )
     max_kept: int = flag(
         100 * 1024 * MiB,
         "disk space of all sessions together; a new one is refused beyond  [default: 100GiB]",
@@ -51,6 +56,8 @@ class Limits:
         """Raise ConfigError for a limit that lets nothing through."""
         if self.max_sessions < 1:
             raise ConfigError(f"--max-sessions must be 1 or more, got {self.max_sessions}")
+        if self.max_step == 0:
+            raise ConfigError("--max-step must be above 0B, got 0B")
         if self.window < MiB:
             raise ConfigError(f"--window must be 1MiB or more, got {format_size(self.window)}")
         if not self.idle_timeout > 0:

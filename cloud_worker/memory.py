@@ -2,6 +2,13 @@
 
 import ctypes
 import gc
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from common.errors import CloudError
 
 M_ARENA_MAX = -8  # from glibc's malloc.h
 HEAPS = 2
@@ -26,6 +33,26 @@ def release_what_is_left() -> None:
     malloc_trim = getattr(_libc, "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)
+
+
+@contextmanager
+def lack_of_memory_said() -> Iterator[None]:
+    """Raise CloudError where there is not enough memory, as there may be once others have given some back."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        on_cpu = "can't allocate memory" in str(error)  # torch has no class of its own for it
+        if not (on_cpu or isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)):
+            raise
+        why = "the cloud has not enough memory for this run just now; it is tried again"
+        raise CloudError(why) from error
+
+
+def memory_of(device: torch.device) -> int:
+    """Return how many bytes of memory a device has, or the machine where that is the device."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def freeze_objects() -> None:

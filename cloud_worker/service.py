@@ -60,7 +60,7 @@ class TrainingService(pb_grpc.TrainingServicer):
             stream = TrainStream(session, hello, self._sessions.limits)
             why = "the connection broke off"  # where gRPC closes this generator
             try:
-                welcome = session.attach(hello, stream)
+                welcome = session.attach(hello, stream, context.is_active)
                 log.info(
                     "session %s: an edge has connected, generation %d, at %s",
                     *(hello.session_id, hello.generation, session.progress),

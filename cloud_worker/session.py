@@ -93,8 +93,13 @@ class Session:
 
     # -------------------------------------------------------------- streams
 
-    def attach(self, hello: Hello, stream: Stream) -> Welcome:
+    def attach(self, hello: Hello, stream: Stream, is_wanted: Callable[[], bool] = lambda: True) -> Welcome:
         """Let `stream` serve the session from here on; the one before applies nothing more.
+
+        Args:
+            hello: the edge's first message.
+            stream: that it came on.
+            is_wanted: whether the edge still waits; it may have been a while until it was this stream's turn.
 
         Raises:
             FencedError: a newer generation has been served.
@@ -104,6 +109,8 @@ class Session:
             CloudError: a step has failed half-way; the next stream gets the session from its checkpoint.
         """
         with self._lock:
+            if not is_wanted():  # its successor may be served already
+                raise CloudError("the edge has left before it was served")
             if self.failed:
                 raise CloudError(f"session {hello.session_id} is loaded again after a step that failed")
             if hello.generation < self._generation:
@@ -341,8 +348,11 @@ class Session:
         losses = tensors.pop("losses").tolist()
         self._standing.restore(numbers, losses, durable=Position(*older))
         self._applier.load_state(tensors, self._standing.applied.batches)
-        self._let_go_of_images()
-        if not self.finished:
+        if self.finished:
+            # Nothing comes any more after which it would be saved again.
+            self._make_durable()
+            self._let_go_of_images()
+        else:
             self._standing.tell(resumes=1)
 
 

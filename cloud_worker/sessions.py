@@ -17,7 +17,7 @@ from cloud_worker.kept import bytes_to_reserve, is_all_that_trains, kept_bytes
 from cloud_worker.kept_gradients import kept_gradients_bytes
 from cloud_worker.kept_images import kept_images_bytes
 from cloud_worker.limits import Limits
-from cloud_worker.memory import release_what_is_left
+from cloud_worker.memory import lack_of_memory_said, memory_of, release_what_is_left
 from cloud_worker.profiling import MIN_RECORDS, measure, receive
 from cloud_worker.session import Session, check_nothing_lost
 from cloud_worker.store import SessionFiles
@@ -65,6 +65,7 @@ class Sessions:
         self.limits = limits
         self.lost: StateLostError | None = None
         self._on_loss = on_loss
+        self._max_step = limits.max_step or memory_of(device) // 2
         self._live: dict[str, Session] = {}  # least recently served first
         self._streams: Counter[Session] = Counter()  # open on each of them
         self._lock = threading.Lock()  # held for moments only
@@ -167,7 +168,8 @@ class Sessions:
         """Build a back, and free at once what else was built: layers hold each other in cycles."""
         failure = None
         try:
-            back = Back(run, self._device)
+            with lack_of_memory_said():
+                back = Back(run, self._device, self._max_step)
         except HeadwaterError as error:
             failure = error.with_traceback(None)  # which holds the network
         release_what_is_left()

@@ -109,3 +109,9 @@ class CloudError(HeadwaterError):
     """The cloud cannot be reached, or ended the stream."""
 
     status = grpc.StatusCode.UNAVAILABLE
+
+
+class CloudFailedError(CloudError):
+    """The cloud, or what is between, failed in a way that it has no word for; its log may say more."""
+
+    status = grpc.StatusCode.UNKNOWN

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from common.endpoint import Endpoint
 from common.errors import SessionError
-from common.wire.messages import Ack, Hello, Run, Welcome
+from common.wire.messages import Ack, Hello, Position, Run, Welcome
 from edge_worker.checkpoints import EdgeCheckpoints
 from edge_worker.config import TrainConfig
 from edge_worker.counters import Counters, TrainingTime
@@ -27,6 +27,8 @@ class Cloud:
         outbox: what is sent.
         counters: where bytes and busy times are counted.
         checkpoints: which tell what it may forget.
+        kept_from: from where on the records are here, before the outbox is started.
+        known: it has had this run in an earlier life.
 
     Attributes:
         welcome: its first word, where the run waited for it.
@@ -43,8 +45,11 @@ class Cloud:
         outbox: Outbox,
         counters: Counters,
         checkpoints: EdgeCheckpoints,
+        kept_from: Position,
+        known: bool,
     ) -> None:
         self._identity = identity
+        self._kept_from = kept_from
         self._outbox = outbox
         self._counters = counters
         self._checkpoints = checkpoints
@@ -61,7 +66,14 @@ class Cloud:
             if run.gradient_bits:
                 self.gradients = Gradients(run, outbox.changed, checkpoints.losses_from)
             self.uplink = Uplink(
-                config, endpoint, lambda: self._hello(run), outbox, counters, self._on_ack, self.gradients
+                config,
+                endpoint,
+                lambda: self._hello(run),
+                outbox,
+                counters,
+                self._on_ack,
+                self.gradients,
+                patient=known,
             )
 
     def __enter__(self) -> "Cloud":
@@ -109,7 +121,7 @@ class Cloud:
             run=run,
             # The cloud forgets what lies below: no more than is on this side's disk.
             losses_from=self._checkpoints.losses_from,
-            kept_from=self._outbox.settled,
+            kept_from=max(self._kept_from, self._outbox.settled),
         )
 
     def _on_ack(self, ack: Ack) -> None:

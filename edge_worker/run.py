@@ -171,22 +171,30 @@ class Work:
         counters = Counters(run_dir.counters_file, time.monotonic)
         with ExitStack() as stack:
             stop = stack.enter_context(stop_on_signals())
-            log.info("device %s, threads %d, %s", self.device, self.config.threads, self.precision)
-            if self.device.type == "cpu" and not is_compiled():
-                log.info("the codec is not compiled, which makes it slower: install again with a C compiler")
             spool = self._open_spool(run_dir, stack)
             outbox = Outbox(
                 self.config.spool, self.config.spool_memory, spool, drop=self.config.spool_full == "drop"
             )
             stop.tell(outbox.leave)
             cloud = stack.enter_context(
-                Cloud(self.config, self.cloud, self.agreed_run, identity, outbox, counters, checkpoints)
+                Cloud(
+                    self.config,
+                    self.cloud,
+                    self.agreed_run,
+                    identity,
+                    outbox,
+                    counters,
+                    checkpoints,
+                    kept_from=(spool.start if spool is not None else None) or Position(0),
+                    known=not run_dir.is_new,
+                )
             )
             # A run that the cloud knows, and whose records are all here, need not wait for it.
             if run_dir.is_new or not self._has_records(spool, checkpoints):
                 cloud.connect()
                 if outbox.leaving:
                     return Outcome(summary=None, stopped_after=None, signal=stop.number)
+            self._tell()  # not before: a cloud that does not answer is one line
             checkpoint = self._resume(checkpoints, outbox, spool, cloud.welcome)
             run_dir.begin(self.settings, identity)
             counters.start(checkpoint.totals)
@@ -196,6 +204,13 @@ class Work:
         if spool is not None:
             spool.remove()
         return Outcome(summary=summary)
+
+    def _tell(self) -> None:
+        log.info("device %s, threads %d, %s", self.device, self.config.threads, self.precision)
+        if self.device.type == "cpu" and not is_compiled():
+            log.info("the codec is not compiled, which makes it slower: install again with a C compiler")
+        if self.coding is not None:
+            log.info("images go up as %s", self.coding)
 
     def _open_spool(self, run_dir: RunDir, stack: ExitStack) -> Spool | None:
         if not self.strategy.uses_cloud:

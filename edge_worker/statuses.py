@@ -15,7 +15,7 @@ FATAL = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: errors.CapacityError,
     grpc.StatusCode.DATA_LOSS: errors.CheckpointError,
     grpc.StatusCode.NOT_FOUND: errors.NotFoundError,
-    grpc.StatusCode.UNKNOWN: CloudError,
+    grpc.StatusCode.UNKNOWN: errors.CloudFailedError,
     grpc.StatusCode.UNIMPLEMENTED: CloudError,
     grpc.StatusCode.UNAUTHENTICATED: errors.UnknownCallerError,
     grpc.StatusCode.PERMISSION_DENIED: errors.NotOwnerError,

@@ -52,7 +52,7 @@ CLOSE_S = 5.0
 
 # What ends a new run, and is an outage to one that the cloud has had: there may be room again, and whoever
 # minds the cloud may have given it a wrong list of tokens.
-MENDABLE = (errors.CapacityError, errors.UnknownCallerError)
+MENDABLE = (errors.CapacityError, errors.UnknownCallerError, errors.CloudFailedError)
 
 
 class StreamLostError(Exception):
@@ -70,6 +70,7 @@ class Uplink:
         counters: where bytes and busy times are counted.
         on_ack: called with each Ack, in order, on the uplink's thread.
         gradients: takes those that come back; None where none do.
+        patient: the cloud has had the run in an earlier life, and may take its time.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class Uplink:
         counters: Counters,
         on_ack: Callable[[Ack], None],
         gradients: Gradients | None = None,
+        patient: bool = False,
     ) -> None:
         self._config = config
         self._cloud = cloud
@@ -92,7 +94,7 @@ class Uplink:
         self._changed = outbox.changed
         self._welcome: Welcome | None = None
         self._started = False  # the loop has said where it starts; records may be sent
-        self._patient = False  # the run was welcomed in an earlier life: the cloud may take its time
+        self._patient = patient
         self._closing = False
         self._note: Note | None = None
         self._asked_at = Position(0)  # where the cloud stood when it was last asked to save
@@ -173,7 +175,7 @@ class Uplink:
                     failures, refusal = 0, None
                 else:
                     refusal = str(lost) if refused else self._cloud.explain_failure()
-                pause = min(LAST_RETRY_S, FIRST_RETRY_S * 2**failures) * random.uniform(0.5, 1.0)
+                pause = pause_after(failures)
                 failures += 1
                 if not self._was_welcome:
                     late = time.monotonic() + pause > deadline
@@ -185,12 +187,17 @@ class Uplink:
                 else:
                     what = "lost the cloud" if self._welcome else f"no cloud answers at {self._config.cloud}"
                     why = refusal or f"{what} ({lost})"
-                    goes_on = "training goes on" if self._gradients is None else "training waits"
-                    if self._outbox.complete or self._outbox.blocked:
-                        goes_on = "what is left is sent then" if self._outbox.complete else "training waits"
-                    log.warning("%s; trying again in %.1f s, %s", why, pause, goes_on)
+                    log.warning("%s; trying again in %.1f s, %s", why, pause, self._meanwhile)
                 with self._changed:
                     self._changed.wait_for(lambda: self._closing, pause)
+
+    @property
+    def _meanwhile(self) -> str:
+        """What the run does while there is no cloud."""
+        if self._outbox.complete:
+            return "what is left is sent then"
+        waits = not self._started or self._outbox.blocked or self._gradients is not None
+        return "training waits" if waits else "training goes on"
 
     @property
     def _was_welcome(self) -> bool:
@@ -280,6 +287,12 @@ class Uplink:
     def _take_note(self) -> Note | None:
         note, self._note = self._note, None
         return note
+
+
+def pause_after(failures: int) -> float:
+    """Return the seconds to wait after so many failures and one: doubled each time, bounded, jittered."""
+    # Bounded before it becomes a float: an outage of hours has a thousand failures.
+    return min(LAST_RETRY_S, FIRST_RETRY_S * 2.0 ** min(failures, 30)) * random.uniform(0.5, 1.0)
 
 
 def _next(replies: Replies, run: Run, timeout_s: float) -> Reply | None:

@@ -4,15 +4,19 @@ import dataclasses
 
 import grpc
 import pytest
+import torch
 
+from cloud_worker import back
 from cloud_worker.config import ServeConfig
 from cloud_worker.door import Door
 from cloud_worker.limits import Limits
 from cloud_worker.server import start_server
 from cloud_worker.unread import EndUnread
 from common.errors import CapacityError, ConfigError, ModelError
+from common.models.catalogue import skeleton
+from common.models.split import structure_digest
 from tests.unit.cloud_worker.edges import cloud_in_process, refused, welcomed
-from tests.unit.cloud_worker.fakes import CountingBack
+from tests.unit.cloud_worker.fakes import CountingBack, real_run
 from tests.unit.records import RUN, SESSION, hello
 
 Code = grpc.StatusCode
@@ -44,6 +48,27 @@ def test_large_images_count_even_where_little_of_them_is_sent():
 
     with pytest.raises(CapacityError, match=r"takes 384MiB, this cloud allows 16MiB \(its --max-batch\)"):
         Limits(max_batch=16 * MiB).check_run(run)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "change"),
+    [
+        ("hierarchical", {"num_classes": 65_536, "input_shape": (3, 16, 16), "batch_size": 65_536}),
+        ("full-cloud", {"stem": "cifar", "input_shape": (3, 2364, 2364), "batch_size": 8}),
+    ],
+)
+def test_a_step_that_would_take_all_memory_is_refused_before_anything_is_built(strategy, change):
+    """Its batches are within the limit; what is behind the first layers, or the last, is not."""
+    run = real_run("resnet18", "layer4")
+    images = {"activation_shape": run.input_shape, "split": ""} if strategy == "full-cloud" else {}
+    run = dataclasses.replace(run, strategy=strategy, **images, **change)
+    spec = back.spec_of(run)
+    run = dataclasses.replace(run, structure_digest=structure_digest(skeleton(spec)))
+    Limits().check_run(run)
+
+    said = r"^the layers' outputs of a step of \d+ images take .*GiB, this cloud allows 12GiB \(its --max"
+    with pytest.raises(CapacityError, match=said):
+        back.Back(run, torch.device("cpu"), 12 << 30)
 
 
 def test_an_empty_list_of_models_is_no_list():
@@ -112,6 +137,7 @@ def test_a_stream_that_never_begins_lets_go_of_its_thread(tmp_path, monkeypatch)
     ("settings", "words"),
     [
         ({"max_sessions": 0}, r"^--max-sessions must be 1 or more, got 0$"),
+        ({"max_step": 0}, r"^--max-step must be above 0B, got 0B$"),
         ({"window": 1000}, r"^--window must be 1MiB or more, got 1000B$"),
         ({"idle_timeout": 0.0}, r"^--idle-timeout must be above 0s, got 0s$"),
         ({"listen": "0.0.0.0:1"}, r"^--listen 0\.0\.0\.0:1 can be reached from other machines.* --insecure"),

@@ -125,8 +125,8 @@ def test_a_caller_who_left_is_not_measured_to_the_end():
 def test_what_was_measured_is_let_go_and_counts_as_a_session_meanwhile(tmp_path, monkeypatch):
     built = []
 
-    def remember(run, device):
-        back = Back(run, device)
+    def remember(*arguments):
+        back = Back(*arguments)
         built.append(weakref.ref(back))
         return back
 

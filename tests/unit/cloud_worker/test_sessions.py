@@ -7,6 +7,7 @@ import time
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -37,11 +38,13 @@ THIRD = "22222222-2222-4222-8222-222222222222"
 class FailingBack(CountingBack):
     """Fails half-way through its second step, once what it has learnt is changed."""
 
+    error = RuntimeError("a bug")
+
     def train(self, seq, activations, labels):
         """Learn, but not always to the end."""
         loss = super().train(seq, activations, labels)
         if seq == 1:
-            raise RuntimeError("out of memory")
+            raise self.error
         return loss
 
 
@@ -323,7 +326,7 @@ def test_a_session_in_memory_that_another_edge_opened_at_the_same_moment_is_thei
 def test_an_edge_that_leaves_before_it_is_served_is_let_go(sessions):
     trained(sessions, OTHER)
     replies = TrainingService(sessions, Access().identify).Train(
-        iter([convert.request_to_proto(hello())]), None
+        iter([convert.request_to_proto(hello())]), SimpleNamespace(is_active=lambda: True)
     )
     next(replies)
     replies.close()
@@ -338,7 +341,7 @@ def test_a_step_that_fails_half_way_is_forgotten_and_taken_again(sessions, monke
         stream = attached(session)
         session.apply(Ready(batch(0)), stream)
         session.save()
-        with pytest.raises(RuntimeError, match="out of memory"):
+        with pytest.raises(RuntimeError, match="a bug"):
             session.apply(Ready(batch(1)), stream)
         session.detach(stream)
         with pytest.raises(CloudError, match="is loaded again after a step that failed"):
@@ -350,6 +353,39 @@ def test_a_step_that_fails_half_way_is_forgotten_and_taken_again(sessions, monke
     assert again is not session
     assert again.status().applied == Position(1)
     assert again._applier._back.restored == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.cuda.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"),
+    ],
+    ids=["python", "cuda", "cpu"],
+)
+def test_an_edge_whose_step_lacks_memory_is_told_to_come_again(sessions, monkeypatch, error):
+    """Others may have given some back by then; the step that failed half-way is forgotten as any other."""
+    monkeypatch.setattr(FailingBack, "error", error)
+    monkeypatch.setattr("cloud_worker.sessions.Back", FailingBack)
+    with sessions.serving(hello(), ANYONE) as session:
+        stream = attached(session)
+        session.apply(Ready(batch(0)), stream)
+        with pytest.raises(CloudError, match="not enough memory for this run just now; it is tried again"):
+            session.apply(Ready(batch(1)), stream)
+
+    assert session.failed
+
+
+def test_an_edge_that_has_left_takes_nothing_over(sessions):
+    """Its successor may have been served first."""
+    with sessions.serving(hello(), ANYONE) as session:
+        stream = attached(session)
+        with pytest.raises(CloudError, match="has left before it was served"):
+            session.attach(hello(), FakeStream(), is_wanted=lambda: False)
+
+        assert stream.error is None
+        session.apply(Ready(batch(0)), stream)
 
 
 def test_a_session_that_cannot_be_saved_does_not_keep_others_from_it(sessions, tmp_path, monkeypatch):

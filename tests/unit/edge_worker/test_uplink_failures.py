@@ -7,6 +7,7 @@ import pytest
 
 from common import errors
 from common.wire.messages import Ack, End, Position
+from edge_worker.uplink import LAST_RETRY_S, pause_after
 from tests.unit.edge_worker.fake_cloud import abort, deaf, fake_cloud, serving, welcome
 from tests.unit.records import batches
 
@@ -16,13 +17,13 @@ FATAL = {
     Code.FAILED_PRECONDITION: errors.SessionError,
     Code.ABORTED: errors.FencedError,
     Code.DATA_LOSS: errors.CheckpointError,
-    Code.UNKNOWN: errors.CloudError,
     Code.UNIMPLEMENTED: errors.CloudError,
     Code.PERMISSION_DENIED: errors.NotOwnerError,
 }
 MENDABLE = {
     Code.RESOURCE_EXHAUSTED: errors.CapacityError,
     Code.UNAUTHENTICATED: errors.UnknownCallerError,
+    Code.UNKNOWN: errors.CloudFailedError,
 }
 REASON = r"^the cloud refused: for this reason$"
 fatal = pytest.mark.parametrize(("code", "kind"), FATAL.items(), ids=lambda value: getattr(value, "name", ""))
@@ -294,3 +295,11 @@ def test_closing_ends_the_stream_in_order(edge):
         sender.uplink.close()
 
     assert ended == [True]
+
+
+def test_an_outage_of_days_is_waited_out():
+    """Two to the power of the failures is more than a float holds after a thousand of them."""
+    pauses = [pause_after(failures) for failures in (0, 1, 10, 5000)]
+
+    assert 0.25 / 2 <= pauses[0] <= 0.5
+    assert all(LAST_RETRY_S / 2 <= pause <= LAST_RETRY_S for pause in pauses[2:])
