@@ -23,12 +23,12 @@ from tests.integration.conftest import SMALL_RUN
 NOBODY = "127.0.0.1:9"
 
 
-def refused(done, code, *words, in_training=False):
-    """Exactly one line that says it, after those of its training, and no traceback."""
+def refused(done, code, *words, after_others=False):
+    """Exactly one line that says it, but for warnings and those of its training, and no traceback."""
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     *before, line = done.stderr.splitlines()
-    assert in_training or before == []
+    assert after_others or before == []
     assert line.startswith("Error: ")
     for word in words:
         assert word in line
@@ -71,7 +71,6 @@ def command(capfd):
         (["--device", "tpu"], ["--device", "tpu"]),
         (["--train-limit", "100000"], ["100000", "5000"]),
         (["--spool", "64KiB"], ["--spool must hold two batches, 128KiB here, got 64KiB"]),
-        (["--cloud", "http://127.0.0.1:9"], ["--cloud wants HOST:PORT", "http://"]),
         (["--log-level", "loud"], ["--log-level", "loud"]),
         (["--dataset", "imagefolder", "--data-dir", "nowhere"], ["nowhere", "--data-dir"]),
         (["--connect-timeout", "1s"], ["no cloud answers at 127.0.0.1:9", "--cloud"]),
@@ -181,7 +180,8 @@ def test_a_name_that_does_not_resolve_is_told_from_a_port_that_is_taken(tmp_path
     listen = "nosuchhost.invalid:50062"
     done = serve("--listen", listen, "--insecure", "--run-dir", tmp_path)
 
-    refused(done, 1, f"cannot listen on {listen}: the name 'nosuchhost.invalid' does not resolve", "--listen")
+    why = "the name 'nosuchhost.invalid' does not resolve"
+    refused(done, 1, f"cannot listen on {listen}: {why}", "--listen", after_others=True)
 
 
 def test_health_wants_a_port(tmp_path):
@@ -229,7 +229,8 @@ def test_address_that_others_can_reach_needs_insecure(tmp_path):
     refused(serve("--listen", "0.0.0.0:0", "--run-dir", tmp_path), 1, "--listen 0.0.0.0:0", "--insecure")
 
 
-def test_unreadable_address_is_refused(tmp_path):
+def test_unreadable_address_is_refused(tmp_path, command):
+    refused(command("train", "--cloud", "http://127.0.0.1:9"), 2, "--cloud wants HOST:PORT", "http://")
     refused(
         serve("--listen", "localhost", "--run-dir", tmp_path), 2, "--listen wants HOST:PORT", "'localhost'"
     )
@@ -288,7 +289,7 @@ def test_full_disk_is_named_in_one_line_and_the_run_goes_on_once_there_is_room(c
         cloud = clouds()
         done = run_edge(cloud.address, tmp_path / "edge", *SMALL_RUN, timeout_s=250)
         words = "cannot write", "No space left on device", "make room"
-        refused(done, 1, *words, in_training=True)
+        refused(done, 1, *words, after_others=True)
         assert not list(small.rglob("*.partial"))
 
         subprocess.run(["mount", "-o", "remount,size=400m", small], check=True)
