@@ -33,12 +33,12 @@ WINDOW_S, SKIP_S = 5.0, 2.0
 # What a sender and a receiver of batches are given.
 STREAM_S, TRANSFER_S = 20.0, 15.0
 
-# Runs that the link holds up, each some 20 s long, also on a slow core: wide, so that few images will do; in
-# small batches, as the first one's way to the link and the last one's from it count.
+# Runs that the link holds up, each some 20 s long: wide, so that few images will do; of many batches, as the
+# first one's way to the link and the last one's from it count.
 DAEMONS = {
     "1mbit": "--bits 32 --train-limit 160 --batch-size 16",
     "5mbit": "--bits 32 --train-limit 800",
-    "20mbit": "--bits 32 --train-limit 200 --stem cifar --batch-size 4",
+    "20mbit": "--bits 32 --train-limit 600 --stem cifar --batch-size 16",
 }
 LINK_BOUND = (
     "--model resnet18 --split layer1.0 --dataset synthetic --test-limit 100 --epochs 1 --batch-size 64"
