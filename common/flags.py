@@ -112,7 +112,7 @@ def _in_one_line(error: click.UsageError) -> click.UsageError:
     if error.ctx is None or isinstance(error, _HELP_IS_SHOWN):
         return error
     parameter = error.param if isinstance(error, click.BadParameter) else None
-    said = " ".join(error.format_message().split()) + named(error.ctx, parameter)
+    said = " ".join(error.format_message().split()).rstrip(".") + named(error.ctx, parameter)
     return click.UsageError(f"{said}; see {error.ctx.command_path} --help")
 
 

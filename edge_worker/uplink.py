@@ -185,7 +185,8 @@ class Uplink:
                     if late:
                         raise self._no_cloud(lost) from lost
                 else:
-                    what = "lost the cloud" if self._welcome else f"no cloud answers at {self._config.cloud}"
+                    nobody = f"no cloud answers at {self._config.cloud}, if it is elsewhere give --cloud"
+                    what = "lost the cloud" if self._welcome else nobody
                     why = refusal or f"{what} ({lost})"
                     log.warning("%s; trying again in %.1f s, %s", why, pause, self._meanwhile)
                 with self._changed:

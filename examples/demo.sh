@@ -5,6 +5,8 @@ set -eu
 BIN=${BIN:-.venv/bin}
 DIR=$(mktemp -d)
 trap 'kill "$CLOUD" 2>/dev/null || true; wait "$CLOUD" 2>/dev/null || true; rm -rf "$DIR"' EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 
 "$BIN/cloud-worker" serve --listen 127.0.0.1:0 --run-dir "$DIR/cloud" --threads 1 --log-level warning \
   >"$DIR/listening" &

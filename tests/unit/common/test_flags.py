@@ -179,7 +179,7 @@ def test_a_command_line_that_cannot_be_read_is_exit_code_2(command, arguments):
 @pytest.mark.parametrize(
     ("variable", "value", "line"),
     [
-        ("APP_TRAIN_BATCH_SIZE", "two", "'two' is not a valid integer. (from APP_TRAIN_BATCH_SIZE)"),
+        ("APP_TRAIN_BATCH_SIZE", "two", "'two' is not a valid integer (from APP_TRAIN_BATCH_SIZE)"),
         ("APP_TRAIN_WINDOW", "8", "8MiB, got '8' (from APP_TRAIN_WINDOW)"),
     ],
 )
