@@ -154,7 +154,14 @@ def _hellos(peer: Peer) -> list[Case]:
         bad("a session id that is no text", no_utf8, welcomed=False),
         bad("another protocol version", sent(peer.hello_of(protocol_version=77)), **disagrees),
         bad(
-            "records kept from the future on", sent(peer.hello_of(kept_from=Position(2**64 - 1))), **disagrees
+            "records kept from the future on",
+            sent(peer.hello_of(kept_from=Position(peer.run.total_batches))),
+            **disagrees,
+        ),
+        bad(
+            "records kept from beyond the run on",
+            sent(peer.hello_of(kept_from=Position(2**64 - 1))),
+            welcomed=False,
         ),
         bad("losses from beyond the run on", peer.hello(losses_from=2**64 - 1), welcomed=False),
         bad(

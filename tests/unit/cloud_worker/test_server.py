@@ -286,7 +286,7 @@ def test_of_a_message_that_grpc_refuses_the_log_says_that_its_caller_has_left(tm
 def test_what_a_peer_says_cannot_reach_into_the_log(cloud, caplog, monkeypatch):
     """Neither lines of its own, nor what a terminal obeys, nor megabytes."""
 
-    def back(run, device):
+    def back(*_):
         raise ModelError("no \x1b[2Jmodel\r\n10:00:00 INFO all is well \u202e" + 9999 * "m")
 
     monkeypatch.setattr("cloud_worker.sessions.Back", back)
