@@ -7,7 +7,7 @@ import pytest
 
 from common.codec import encode_images
 from common.data.augment import augment
-from common.errors import CheckpointError
+from common.errors import CheckpointError, CloudError
 from common.wire.messages import Batch, End, EvaluationPart, Reference
 from tests.unit.cloud_worker.fakes import CountingBack, apply, attached, open_session
 from tests.unit.records import IMAGE_RUN, IMAGE_SHAPE, SESSION
@@ -63,7 +63,7 @@ def test_a_batch_that_ran_out_of_memory_may_come_again(tmp_path, back):
     session = open_session(tmp_path, back, run=ONCE)
     stream = attached(session)
     back.full = True
-    with pytest.raises(MemoryError):
+    with pytest.raises(CloudError, match="not enough memory"):
         apply(session, stream, FIRST)
     back.full = False
     apply(session, stream, FIRST, SECOND, LATER[0])
