@@ -2,6 +2,7 @@
 
 import collections
 import hashlib
+import io
 import pickle
 import urllib.error
 
@@ -9,12 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from common.data.cifar10 import OnlyArrays
 from common.data.datasets import open_dataset
 from common.data.imageset import balanced_subset, statistics
 from common.errors import DataError
 
 CIFAR = "cifar-10-batches-py"
-DOWNLOAD = "torchvision.datasets.cifar.download_and_extract_archive"
+DOWNLOAD = "common.data.cifar10.download_and_extract_archive"
 
 
 def everything(images):
@@ -79,6 +81,21 @@ def test_cifar10_s_statistics_are_those_of_its_training_pixels(cifar):
 
     assert cifar.mean == pytest.approx(mean, abs=1e-4)
     assert cifar.std == pytest.approx(np.sqrt(share @ levels**2 - mean**2), abs=1e-4)
+
+
+class Spoiled:
+    """What a pickle would call when it is read."""
+
+    def __reduce__(self):
+        return print, ("anything",)
+
+
+def test_no_pickle_may_call_what_an_image_does_not_need(capsys):
+    """Whatever the checksum of its file."""
+    with pytest.raises(pickle.UnpicklingError, match=r"it asks for builtins\.print, which no image needs"):
+        OnlyArrays(io.BytesIO(pickle.dumps(Spoiled()))).load()
+
+    assert capsys.readouterr().out == ""
 
 
 def test_a_limit_of_cifar10_takes_the_first_images_of_each_class(cifar, data_dir):
