@@ -5,12 +5,12 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeGuard
 
-import torch
 from torch import Tensor
 
 from cloud_worker.back import Back
+from cloud_worker.memory import lack_of_memory_said
 from common.codec import CodedImages, Packed
-from common.errors import HeadwaterError
+from common.errors import CloudError, HeadwaterError
 from common.wire.messages import Batch, EvaluationPart, Record, Reference
 
 # Records of all sessions that may lie decoded. One session keeps its device busy with one; where several take
@@ -55,12 +55,13 @@ class Ahead:
             return Ready(record)
         decoded: Future[Tensor] = Future()
         try:
-            decoded.set_result(back.decode(record.content))
-        except HeadwaterError as error:
-            decoded.set_exception(error)
-        except (MemoryError, torch.cuda.OutOfMemoryError):  # there may be enough once no step is under way
+            with lack_of_memory_said():
+                decoded.set_result(back.decode(record.content))
+        except CloudError:  # there may be enough once no step is under way
             self._places.release()
             return Ready(record)
+        except HeadwaterError as error:
+            decoded.set_exception(error)
         except BaseException:
             self._places.release()
             raise

@@ -171,7 +171,8 @@ class Sessions:
             with lack_of_memory_said():
                 back = Back(run, self._device, self._max_step)
         except HeadwaterError as error:
-            failure = error.with_traceback(None)  # which holds the network
+            failure = error.with_traceback(None)  # which holds the network, as does that of its cause
+            failure.__cause__ = failure.__context__ = None
         release_what_is_left()
         if failure is not None:
             raise failure

@@ -44,7 +44,7 @@ def opened(data: bytes, unsealed: Collection[str] = ()) -> dict[str, Any]:
     """Return what `sealed` was given, as JSON has it; raises ValueError where a bit of it has changed."""
     values = json.loads(data)
     if not isinstance(values, dict) or values.pop(SEAL, None) != _seal(values, unsealed):
-        raise ValueError("its checksum does not match its content")
+        raise ValueError("its checksum does not match its content, or is that of another release")
     return values
 
 

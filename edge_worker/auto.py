@@ -119,8 +119,12 @@ def check_same(config: TrainConfig, measured: Measured, path: Path, names: Seque
     if config.dataset == "imagefolder":  # any images; the other sets are what they are called
         names = (*names, "data_dir")
     for name in names:
-        here, there = getattr(config, name), measured.settings.get(name)
-        if str(here) != str(there):  # a folder is text in the file
+        # A folder is text in the file.
+        here, there = (
+            str(value) if isinstance(value, Path) else value
+            for value in (getattr(config, name), measured.settings.get(name))
+        )
+        if here != there:
             raise ConfigError(
                 f"the profile {path} was measured with --{name.replace('_', '-')} {there}, got {here}; "
                 "measure again with edge-worker profile"

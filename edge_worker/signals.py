@@ -41,8 +41,9 @@ def stop_on_signals() -> Iterator[Stop]:
     before: dict[signal.Signals, Any] = {}
 
     def handle(number: int, _: object) -> None:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        signal.signal(signal.SIGINT, before[signal.SIGINT])
+        ignored = before[signal.SIGTERM] is signal.SIG_IGN
+        signal.signal(signal.SIGTERM, signal.SIG_IGN if ignored else signal.SIG_DFL)
         stop.ask(number)
 
     for each in (signal.SIGINT, signal.SIGTERM):

@@ -171,7 +171,8 @@ class Uplink:
                     raise
                 if self._closing:
                     return
-                if self._welcome is not before:
+                # One that fails whenever it goes on is not to be asked without end, one after the other.
+                if self._welcome is not before and not isinstance(lost, errors.CloudFailedError):
                     failures, refusal = 0, None
                 else:
                     refusal = str(lost) if refused else self._cloud.explain_failure()

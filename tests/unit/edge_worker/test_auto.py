@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from common.errors import ConfigError
+from common.units import parse_rate
 from edge_worker import auto
-from edge_worker.auto import SAME, settle_choice
+from edge_worker.auto import SAME, check_same, settle_choice
 from edge_worker.config import AUTO, AUTO_BITS, TrainConfig
 from edge_worker.planner import FASTEST_BPS, Link, best_of, rank
-from edge_worker.profile_file import Measured, write_profile
+from edge_worker.profile_file import Measured, read_profile, write_profile
 from tests.unit.edge_worker.test_planner import COSTS, LINK
 
 OPEN = TrainConfig(split=AUTO, bits=AUTO_BITS, epochs=COSTS.epochs)
@@ -132,3 +133,11 @@ def test_a_profile_that_lacks_what_is_asked_for_is_measured_anew(tmp_path, monke
     assert asked == [["layer1"]]
     settle_choice(replace(config, **other), None)
     assert len(asked) == 2
+
+
+def test_a_rate_with_its_unit_is_the_number_that_a_profile_has(tmp_path):
+    """Else what was measured before a kill would be measured again."""
+    config = replace(OPEN, link_rate=parse_rate("10mbit"))
+    write_profile(tmp_path / "profile.json", measured(config))
+
+    check_same(config, read_profile(tmp_path / "profile.json"), tmp_path, auto.LINK)
