@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from cloud_worker.limits import FLOAT_BYTES
 from common.codec import CodedImages, Packed, decode, decode_images
 from common.data.loader import normalise
 from common.errors import CapacityError, SessionError
@@ -23,7 +24,6 @@ from common.wire.messages import Run
 
 # The largest network on offer has 144 million. Weights and momenta take eight bytes each.
 MAX_PARAMETERS = 200_000_000
-FLOAT_BYTES = 4
 
 
 class Back:
