@@ -92,12 +92,13 @@ def _hooked(original: Callable[..., Any], point: Point, armed: Path) -> Callable
     return call
 
 
-def _torn_write(original: Callable[[Path, bytes], None], point: Point, armed: Path) -> Callable[..., None]:
-    def write(path: Path, data: bytes) -> None:
+def _torn_write(original: Callable[..., None], point: Point, armed: Path) -> Callable[..., None]:
+    def write(path: Path, *parts: bytes) -> None:
         if armed.exists() and armed.read_text() == point.name:
+            data = b"".join(parts)
             path.with_name(path.name + ".partial").write_bytes(data[: len(data) // 2])
             die_at(point.name, armed)
-        original(path, data)
+        original(path, *parts)
 
     return write
 

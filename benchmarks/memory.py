@@ -4,7 +4,7 @@ python -m benchmarks.memory [--quick] [--out FILE]
 
 Growth of both daemons' resident memory over 5,000 batches after the first 500: the median over the last tenth
 of the batches against that over the second tenth. And the edge's peak above its level before the first batch,
-where it trains the front, against where it trains the network whole.
+where it trains the front, against where it trains the network whole: of its steps, and with a checkpoint.
 """
 
 import json
@@ -20,8 +20,10 @@ GROWTH_BAR, SHARE_BAR = 0.02, 0.65
 RESNET = (
     "--model resnet18 --split layer2 --bits 4 --batch-size 32 --precision float32 --threads 1 --workers 1"
 )
-VGG = "--model vgg16 --split pool3 --bits 4 --batch-size 64 --precision float32 --threads 1 --workers 1"
+VGG_BATCH = 64
+VGG = f"--model vgg16 --split pool3 --bits 4 --batch-size {VGG_BATCH} --precision float32 --threads 1"
 SOURCE = "--dataset synthetic --test-limit 64"
+STEADY = "--epochs 1 --workers 1 --checkpoint-every 1h"
 SAMPLE_S = 0.1
 PER_EPOCH = 125
 # The log's line that comes last before the first batch.
@@ -49,17 +51,30 @@ def growth(work: Path, batches: int) -> dict[str, float]:
     }
 
 
-def above_start(work: Path, cloud: Cloud, strategy: str, images: int) -> int:
-    """Train; return the edge's peak above its level before the first batch, in bytes."""
-    arguments = f"{VGG} {SOURCE} --train-limit {images} --epochs 1 --strategy {strategy}"
+def above_start(work: Path, cloud: Cloud, strategy: str, images: int) -> dict[str, int]:
+    """Train; return the edge's peaks above its level before the first batch, in bytes.
+
+    `training` is that of the steps alone, `saving` that of the whole run, with its checkpoint.
+    """
+    arguments = f"{VGG} {SOURCE} --train-limit {images} --strategy {strategy} {STEADY}"
     edge = start_edge(cloud.address, work, *arguments.split())
     assert edge.stderr is not None
     while BUILT not in (line := edge.stderr.readline()):
         if not line:
             raise RuntimeError(f"edge-worker ended with {edge.wait(60)}")
-    before = rss_bytes(edge.pid)
+    before, training = rss_bytes(edge.pid), 0
+    while edge.poll() is None and own_losses(work) < images // VGG_BATCH:
+        training = rss_bytes(edge.pid, peak=True)
+        time.sleep(SAMPLE_S / 10)
     finish(edge)
-    return int(json.loads((work / "summary.json").read_text())["edge_peak_rss_bytes"]) - before
+    saving = int(json.loads((work / "summary.json").read_text())["edge_peak_rss_bytes"])
+    return {"training": training - before, "saving": saving - before}
+
+
+def own_losses(run_dir: Path) -> int:
+    """Return of how many batches the edge has written its own loss."""
+    path = run_dir / "metrics.jsonl"
+    return path.read_bytes().count(b'"kind": "edge"') if path.exists() else 0
 
 
 @benchmark
@@ -75,10 +90,12 @@ def main(report: Report) -> None:
             strategy: above_start(Path(base) / strategy, cloud, strategy, images)
             for strategy in ("hierarchical", "full-edge")
         }
-    for strategy, nbytes in taken.items():
-        report.figure("memory_above_start", {"strategy": strategy, "settings": VGG}, nbytes, "bytes")
-    share = taken["hierarchical"] / taken["full-edge"]
-    report.figure("memory_share", {"settings": VGG}, share, "share", at_most=SHARE_BAR)
+    for phase in ("training", "saving"):
+        for strategy, peaks in taken.items():
+            case = {"strategy": strategy, "phase": phase, "settings": VGG}
+            report.figure("memory_above_start", case, peaks[phase], "bytes")
+        share = taken["hierarchical"][phase] / taken["full-edge"][phase]
+        report.figure("memory_share", {"phase": phase, "settings": VGG}, share, "share", at_most=SHARE_BAR)
 
 
 if __name__ == "__main__":

@@ -187,10 +187,10 @@ def lines_of(run_dir: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def rss_bytes(process_id: int) -> int:
-    """Return the resident memory of a process, in bytes; 0 where it has ended."""
+def rss_bytes(process_id: int, peak: bool = False) -> int:
+    """Return the resident memory of a process, or the most it has had, in bytes; 0 where it has ended."""
     with suppress(OSError):
         for line in Path(f"/proc/{process_id}/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
+            if line.startswith("VmHWM:" if peak else "VmRSS:"):
                 return int(line.split()[1]) * 1024
     return 0

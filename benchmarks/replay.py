@@ -114,21 +114,27 @@ def applied(record: Record, received: int) -> Ack:
 
 
 class Player:
-    """One edge: a session of its own, the recorded batches, and how far the cloud is with them."""
+    """One edge: a session of its own, the recorded batches, and how far the cloud is with them.
 
-    def __init__(self, address: str, path: Path, batches: int) -> None:
+    Args:
+        address: of the cloud.
+        path: what a sink has recorded.
+        warm: batches that are sent at once.
+        batches: and those that are sent from `begin` on.
+    """
+
+    def __init__(self, address: str, path: Path, warm: int, batches: int) -> None:
         pieces = read_pieces(path)
         hello = convert.request_from_proto(pb.TrainRequest.FromString(next(pieces)))
         assert isinstance(hello, Hello)
         self._hello = replace(hello, session_id=str(uuid.uuid4()))
         records = (record_from_bytes(data, hello.run) for data in pieces)
-        trained = islice((record for record in records if isinstance(record, Batch)), batches)
+        trained = islice((record for record in records if isinstance(record, Batch)), warm + batches)
         self._chunks = [
-            convert.request_to_proto(chunk)
+            [convert.request_to_proto(chunk) for chunk in chunks_of(record_to_bytes(record), MAX_CHUNK_BYTES)]
             for record in trained
-            for chunk in chunks_of(record_to_bytes(record), MAX_CHUNK_BYTES)
         ]
-        self.batches = batches
+        self._warm, self._batches = warm, warm + batches
         self.applied = 0
         self._changed = threading.Condition()
         self._in_flight = 0
@@ -140,9 +146,12 @@ class Player:
         """Wait for Welcome."""
         next(self._replies)
 
-    def play(self, tell: Callable[[], None]) -> None:
-        """Send all batches, until they are applied or the cloud is gone; `tell` is called at each Ack."""
+    def begin(self) -> None:
+        """Send what comes after the first batches, too."""
         self._begun.set()
+
+    def play(self, tell: Callable[[], None]) -> None:
+        """Wait until all batches are applied, or the cloud is gone; `tell` is called at each Ack."""
         with contextlib.suppress(grpc.RpcError):
             self._take_acks(tell)
 
@@ -157,18 +166,19 @@ class Player:
                 self._changed.notify_all()
             self.applied = ack.applied.batches
             tell()
-            if self.applied >= self.batches:
+            if self.applied >= self._batches:
                 return
 
     def _requests(self) -> Iterator[pb.TrainRequest]:
         yield convert.request_to_proto(self._hello)
-        self._begun.wait()
-        for chunk in self._chunks:
-            size = len(chunk.chunk.data)
-            with self._changed:
-                self._changed.wait_for(lambda: self._in_flight < WINDOW)
-                self._in_flight += size
-            yield chunk
+        for number, chunks in enumerate(self._chunks):
+            if number == self._warm:
+                self._begun.wait()
+            for chunk in chunks:
+                with self._changed:
+                    self._changed.wait_for(lambda: self._in_flight < WINDOW)
+                    self._in_flight += len(chunk.chunk.data)
+                yield chunk
         threading.Event().wait()  # open to the end: closing would have the cloud save
 
 
@@ -189,25 +199,28 @@ def sink(listen: str, record: Path | None) -> None:
 @click.argument("file", type=click.Path(path_type=Path, exists=True))
 @click.option("--to", required=True, help="HOST:PORT of a cloud.")
 @click.option("--edges", default=1, help="How many, with a session each.")
-@click.option("--batches", required=True, type=int, help="How many each of them sends.")
-def play(file: Path, to: str, edges: int, batches: int) -> None:
-    """Print `ready` once all are welcomed; at a line on stdin play, and print what came of it.
+@click.option("--warm", default=0, help="Batches that each of them sends before the clock starts.")
+@click.option("--batches", required=True, type=int, help="How many each of them sends from then on.")
+def play(file: Path, to: str, edges: int, warm: int, batches: int) -> None:
+    """Print `ready` once all have their first batches applied; at a line on stdin play the others.
 
-    That is how long it took until the first edge had all its batches applied, and how many each had then.
+    What is printed then is how long it took until the first edge had all its batches applied, and how many
+    of them each had by then.
     """
-    players = [Player(to, file, batches) for _ in range(edges)]
+    players = [Player(to, file, warm, batches) for _ in range(edges)]
     for player in players:
         player.connect()
-    click.echo("ready")
-    sys.stdin.readline()
-    done = threading.Event()
+    is_warm, done = threading.Event(), threading.Event()
     result: dict[str, object] = {}
-    started = time.monotonic()
+    started = 0.0
 
     def tell() -> None:
-        if not done.is_set() and any(player.applied >= batches for player in players):
+        applied = [player.applied - warm for player in players]
+        if min(applied) >= 0:
+            is_warm.set()
+        if not done.is_set() and max(applied) >= batches:
             result["seconds"] = time.monotonic() - started
-            result["applied"] = [player.applied for player in players]
+            result["applied"] = applied
             done.set()
 
     def work(player: Player) -> None:
@@ -217,6 +230,13 @@ def play(file: Path, to: str, edges: int, batches: int) -> None:
 
     for player in players:
         threading.Thread(target=work, args=(player,), daemon=True).start()
+    if warm:
+        is_warm.wait()
+    click.echo("ready")
+    sys.stdin.readline()
+    started = time.monotonic()
+    for player in players:
+        player.begin()
     done.wait()
     click.echo(json.dumps(result))
     sys.stdin.readline()  # nothing is closed before the caller says so

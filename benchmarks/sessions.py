@@ -3,13 +3,15 @@
 python -m benchmarks.sessions [--quick] [--out FILE]
 
 One, eight and sixty-four edges with a session each, played by one light client that sends recorded batches.
-The cloud has a core of its own, the client the other one. A count ends when the first edge has all its
-batches applied: what all have applied by then, a second, and the least that any one has against their mean.
-Before they begin, all sessions are open and idle: what one takes in memory beyond its weights is told, too.
+The cloud has a core of its own, the client the other one. The clock starts once each has trained some, and
+stops when the first edge has all its batches applied: what all have applied meanwhile, a second, and the
+least that any one has against their mean; medians of rounds in which all take turns. No epoch ends meanwhile,
+as then a session is saved. Before the clock starts, all sessions are idle: what one takes in memory beyond
+its weights and momenta is told, too.
 """
 
 import json
-import math
+import statistics
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,20 +29,22 @@ SETTINGS = (
     "--epochs 1 --precision float32 --workers 1"
 )
 LIMITS = ("--checkpoint-every", "1h", "--max-sessions", "64")
-# How many edges, and how many batches each of them sends.
-CROWDS, QUICK_CROWDS = ((1, 144), (8, 64), (64, 16)), ((1, 16), (4, 8))
+# How many edges, and how many batches each of them sends while the clock runs.
+CROWDS, QUICK_CROWDS = ((1, 144), (8, 48), (64, 12)), ((1, 16), (4, 8))
+WARM, ROUNDS = 2, 3
 RATE_BAR, SHARE_BAR, IDLE_BAR = 0.9, 0.8, 1 << 20
 
 
-def weight_bytes() -> int:
-    """Return what the weights and buffers of one session's back take."""
+def state_bytes() -> int:
+    """Return what weights, buffers and momenta of one session's back take."""
     back = cut(build(SPEC, seed=0), SPEC, SPLIT).back
-    return sum(tensor.nbytes for tensor in back.state_dict().values())
+    momenta = list(back.parameters())
+    return sum(tensor.nbytes for tensor in [*momenta, *back.state_dict().values()])
 
 
 def play(work: Path, record: Path, edges: int, batches: int) -> tuple[dict[str, Any], int]:
     """Return what the player tells, and the cloud's memory while all sessions are idle, in bytes."""
-    crowd = ("--edges", str(edges), "--batches", str(batches))
+    crowd = ("--edges", str(edges), "--warm", str(WARM), "--batches", str(batches))
     with (
         cloud_on_core(work, *LIMITS) as cloud,
         replay(EDGE_CORE, "play", str(record), "--to", cloud.address, *crowd) as player,
@@ -56,27 +60,34 @@ def play(work: Path, record: Path, edges: int, batches: int) -> tuple[dict[str, 
 @benchmark
 def main(report: Report) -> None:
     """Images a second of many edges, and the worst one's part."""
-    crowds = QUICK_CROWDS if report.quick else CROWDS
-    most = max(batches for _, batches in crowds)
-    idle: dict[int, int] = {}
-    alone = math.nan
+    crowds, rounds = (QUICK_CROWDS, 1) if report.quick else (CROWDS, ROUNDS)
+    longest = WARM + max(batches for _, batches in crowds) + 1
+    rates: dict[int, list[float]] = {edges: [] for edges, _ in crowds}
+    worst: dict[int, list[float]] = {edges: [] for edges, _ in crowds}
+    idle: dict[int, list[int]] = {edges: [] for edges, _ in crowds}
     with TemporaryDirectory() as base:
         record = Path(base) / "records"
-        edge_alone(Path(base) / "edge", record, [*SETTINGS.split(), "--train-limit", str(BATCH * most)])
-        for edges, batches in crowds:
-            result, idle[edges] = play(Path(base) / f"cloud-{edges}", record, edges, batches)
-            applied = result["applied"]
-            rate = BATCH * sum(applied) / result["seconds"]
-            alone = rate if edges == 1 else alone
-            case = {"edges": edges, "batches": batches, "settings": SETTINGS}
-            report.figure("sessions_rate", case, rate, "images/s")
-            report.figure("sessions", case, rate / alone, "share", at_least=RATE_BAR)
-            worst = min(applied) / (sum(applied) / edges)
-            report.figure("sessions_worst", case, worst, "share of the mean", at_least=SHARE_BAR)
-    least, most_edges = min(idle), max(idle)
-    each = (idle[most_edges] - idle[least]) / (most_edges - least) - weight_bytes()
-    case = {"edges": most_edges, "settings": SETTINGS}
-    report.figure("session_idle", case, each, "bytes beyond its weights", at_most=IDLE_BAR)
+        edge_alone(Path(base) / "edge", record, [*SETTINGS.split(), "--train-limit", str(BATCH * longest)])
+        for each_round in range(rounds):
+            for edges, batches in crowds:
+                result, memory = play(Path(base) / f"cloud-{each_round}-{edges}", record, edges, batches)
+                applied = result["applied"]
+                rates[edges].append(BATCH * sum(applied) / result["seconds"])
+                worst[edges].append(min(applied) / (sum(applied) / edges))
+                idle[edges].append(memory)
+    for edges, batches in crowds:
+        case = {"edges": edges, "batches": batches, "settings": SETTINGS}
+        report.figure("sessions_rate", case, statistics.median(rates[edges]), "images/s")
+        if edges > 1:
+            shares = [many / one for many, one in zip(rates[edges], rates[1], strict=True)]
+            report.figure("sessions", case, statistics.median(shares), "share", at_least=RATE_BAR)
+            least = statistics.median(worst[edges])
+            report.figure("sessions_worst", case, least, "share of the mean", at_least=SHARE_BAR)
+    few, many_edges = min(idle), max(idle)
+    grown = statistics.median(idle[many_edges]) - statistics.median(idle[few])
+    each = grown / (many_edges - few) - state_bytes()
+    case = {"edges": many_edges, "settings": SETTINGS}
+    report.figure("session_idle", case, each, "bytes beyond its weights and momenta", at_most=IDLE_BAR)
 
 
 if __name__ == "__main__":

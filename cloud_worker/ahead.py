@@ -8,9 +8,9 @@ from typing import TypeGuard
 from torch import Tensor
 
 from cloud_worker.back import Back
-from cloud_worker.memory import lack_of_memory_said
 from common.codec import CodedImages, Packed
 from common.errors import CloudError, HeadwaterError
+from common.memory import lack_of_memory_said
 from common.wire.messages import Batch, EvaluationPart, Record, Reference
 
 # Records of all sessions that may lie decoded. One session keeps its device busy with one; where several take

@@ -9,16 +9,16 @@ import numpy as np
 from torch import Tensor
 
 from cloud_worker.ahead import Ahead, Ready
-from cloud_worker.back import Back
+from cloud_worker.back import Back, network_bytes
 from cloud_worker.kept_gradients import KeptGradients, kept_gradients_bytes
 from cloud_worker.kept_images import KeptImages
-from cloud_worker.memory import lack_of_memory_said
 from cloud_worker.store import SessionFiles
 from cloud_worker.turns import Turns
 from common.checkpoint import tensors_to_bytes
 from common.codec import encode
 from common.data.augment import augment
 from common.errors import CodecError
+from common.memory import lack_of_memory_said
 from common.wire.messages import Batch, EvaluationPart, Gradient, Record, Reference, Run
 from common.wire.records import gradient_to_bytes
 
@@ -35,6 +35,7 @@ class Applier:
         clock: monotonic seconds.
 
     Attributes:
+        memory_bytes: what weights and momenta take.
         failed: a step ended half-way, so that what is in memory is no state of the run.
     """
 
@@ -54,6 +55,7 @@ class Applier:
         self._clock = clock
         self._images = KeptImages(files.images_file, run.kept_images, run.input_shape)
         self._gradients = KeptGradients(files.gradients, kept_gradients_bytes(run))
+        self.memory_bytes = network_bytes(back.state_dict())
         self.failed = False
 
     # -------------------------------------------------------------- records

@@ -106,6 +106,11 @@ class Back:
         return dict(self._back.state_dict())
 
 
+def network_bytes(weights: dict[str, Tensor]) -> int:
+    """Return what a network takes with its momenta, at most; its gradients are there only during its step."""
+    return 2 * sum(tensor.nbytes for tensor in weights.values())
+
+
 def spec_of(run: Run) -> ModelSpec:
     """Return the network of a run; raises ModelError where there is none such."""
     return ModelSpec(

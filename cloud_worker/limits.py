@@ -31,6 +31,11 @@ class Limits:
         "most bytes of all layers' outputs of one step, as float32  [default: half of the device's memory]",
         type=SIZE,
     )
+    max_memory: int | None = flag(
+        None,
+        "most bytes of the weights and momenta of all runs in memory  [default: half of the device's memory]",
+        type=SIZE,
+    )
     max_kept: int = flag(
         100 * 1024 * MiB,
         "disk space of all sessions together; a new one is refused beyond  [default: 100GiB]",
@@ -56,8 +61,9 @@ class Limits:
         """Raise ConfigError for a limit that lets nothing through."""
         if self.max_sessions < 1:
             raise ConfigError(f"--max-sessions must be 1 or more, got {self.max_sessions}")
-        if self.max_step == 0:
-            raise ConfigError("--max-step must be above 0B, got 0B")
+        for name, most in (("--max-step", self.max_step), ("--max-memory", self.max_memory)):
+            if most == 0:
+                raise ConfigError(f"{name} must be above 0B, got 0B")
         if self.window < MiB:
             raise ConfigError(f"--window must be 1MiB or more, got {format_size(self.window)}")
         if not self.idle_timeout > 0:

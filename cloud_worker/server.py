@@ -15,12 +15,12 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from cloud_worker.config import ServeConfig
 from cloud_worker.door import Door
 from cloud_worker.interceptors import OPEN_AT_ONCE, ErrorsToStatus, OnlyKnown
-from cloud_worker.memory import freeze_objects, limit_heaps, thaw_objects
 from cloud_worker.service import EXPORTS_AT_ONCE, TrainingService
 from cloud_worker.sessions import Sessions
 from cloud_worker.unread import EndUnread
 from common.address import resolves, split_address
 from common.errors import ConfigError
+from common.memory import freeze_objects, limit_heaps, thaw_objects
 from common.models.catalogue import model_names
 from common.rundir import lock_run_dir
 from common.training import resolve_device, use_threads

@@ -12,12 +12,11 @@ import torch
 
 from cloud_worker.ahead import Ahead
 from cloud_worker.applier import Applier
-from cloud_worker.back import Back
+from cloud_worker.back import Back, network_bytes
 from cloud_worker.kept import bytes_to_reserve, is_all_that_trains, kept_bytes
 from cloud_worker.kept_gradients import kept_gradients_bytes
 from cloud_worker.kept_images import kept_images_bytes
 from cloud_worker.limits import Limits
-from cloud_worker.memory import lack_of_memory_said, memory_of, release_what_is_left
 from cloud_worker.profiling import MIN_RECORDS, measure, receive
 from cloud_worker.session import Session, check_nothing_lost
 from cloud_worker.store import SessionFiles
@@ -31,6 +30,8 @@ from common.errors import (
     SessionError,
     StateLostError,
 )
+from common.memory import lack_of_memory_said, memory_of, release_what_is_left
+from common.units import format_size
 from common.wire.messages import BackProfile, Hello, Position, Request, Run, Status
 from common.wire.records import max_content_bytes
 
@@ -66,6 +67,7 @@ class Sessions:
         self.lost: StateLostError | None = None
         self._on_loss = on_loss
         self._max_step = limits.max_step or memory_of(device) // 2
+        self._max_memory = limits.max_memory or memory_of(device) // 2
         self._live: dict[str, Session] = {}  # least recently served first
         self._streams: Counter[Session] = Counter()  # open on each of them
         self._lock = threading.Lock()  # held for moments only
@@ -156,6 +158,8 @@ class Sessions:
         if files.exists():
             run = files.read()[0]
         back = self._build(run)
+        with self._lock:
+            self._make_room(network_bytes(back.state_dict()))
         if not files.exists():
             needed = bytes_to_reserve(back.state_dict()) + kept_images_bytes(run) + kept_gradients_bytes(run)
             self.limits.check_kept(kept_bytes(self._run_dir), needed)
@@ -178,21 +182,39 @@ class Sessions:
             raise failure
         return back
 
-    def _make_room(self) -> None:
-        """Drop sessions that no stream serves from memory, the finished first; their files stay."""
+    def _make_room(self, needed: int = 0) -> None:
+        """Drop sessions that no stream serves from memory, the finished first; their files stay.
+
+        Args:
+            needed: bytes that weights and momenta of one more will take; 0 where that is not known yet.
+        """
         idle = [name for name, session in self._live.items() if session not in self._streams]
         for name in sorted(idle, key=lambda name: not self._live[name].finished):
             session = self._live[name]
-            if session.failed or (session.is_saved and (session.finished or self._is_full)):
+            is_full = self._lacks_place or self._lacks_memory(needed)
+            if session.failed or (session.is_saved and (session.finished or is_full)):
                 del self._live[name]
-        if self._is_full:
+        if self._lacks_place:
             raise CapacityError(
                 f"this cloud already serves {len(self._live)} sessions, which is its limit; try again later"
             )
+        if self._lacks_memory(needed):
+            raise CapacityError(
+                f"weights and momenta of this run take {format_size(needed)}, those of the others here "
+                f"{format_size(self._taken)}, this cloud allows {format_size(self._max_memory)} "
+                "(its --max-memory); try again later"
+            )
 
     @property
-    def _is_full(self) -> bool:
+    def _lacks_place(self) -> bool:
         return len(self._live) >= self.limits.max_sessions
+
+    @property
+    def _taken(self) -> int:
+        return sum(session.memory_bytes for session in self._live.values())
+
+    def _lacks_memory(self, needed: int) -> bool:
+        return self._taken + needed > self._max_memory
 
     def status(self, session_id: str, caller: str) -> Status:
         """Return where a session stands, by what is on the disk where it is not in memory.
@@ -260,6 +282,8 @@ class Sessions:
         )
         with self._loading:
             back = self._build(run)
+            with self._lock:
+                self._make_room(network_bytes(back.state_dict()))
         return measure(run, back, sample, self._turns, is_wanted)
 
     def save_all(self) -> None:

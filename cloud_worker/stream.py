@@ -93,8 +93,8 @@ class TrainStream:
     def _wait_for_news(self) -> bool:
         """Wait for something to tell; False once the stream is over."""
         with self._changed:
-            if not self._news and self._training:
-                self._changed.wait(min(HEARTBEAT_S, self._limits.idle_timeout))
+            heartbeat_s = min(HEARTBEAT_S, self._limits.idle_timeout)
+            self._changed.wait_for(lambda: self._news or not self._training, heartbeat_s)
             self._news = False
             self._end_if_idle()
             return self._training

@@ -45,7 +45,7 @@ class CheckpointStore:
         make_directory(self._directory)
         payload = tensors_to_bytes(tensors, {"numbers": json.dumps(numbers)})
         digest = hashlib.sha256(payload).hexdigest().encode()
-        write_atomic(self._path(number), b"".join((_MAGIC, digest, b"\n", payload)))
+        write_atomic(self._path(number), _MAGIC, digest, b"\n", payload)
 
     def load(self, number: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the tensors and numbers of one checkpoint.

@@ -15,8 +15,8 @@ PARTIAL = ".partial"  # what is being written; a kill leaves it
 SEAL = "checksum"
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace `path` with `data`, so that a reader or a power cut finds the old file or the new one whole.
+def write_atomic(path: Path, *parts: bytes) -> None:
+    """Replace `path` with `parts`, so that a reader or a power cut finds the old file or the new one whole.
 
     Raises:
         CheckpointError: the disk is full, read-only or gone; nothing is left half-written.
@@ -24,7 +24,8 @@ def write_atomic(path: Path, data: bytes) -> None:
     partial = path.with_name(path.name + PARTIAL)
     try:
         with open(partial, "wb") as file:
-            file.write(data)
+            for part in parts:  # not joined: one may be a network
+                file.write(part)
             file.flush()
             os.fsync(file.fileno())
         replace(partial, path)

@@ -141,9 +141,9 @@ class Trainee:
 
     def learn(self, output: Tensor, gradient: Tensor | None = None) -> None:
         """Take one optimiser step on a loss, or on any output with the loss's gradient by it."""
-        self._optimiser.zero_grad(set_to_none=True)
         output.backward(gradient)  # type: ignore[no-untyped-call]
         self._optimiser.step()
+        self._optimiser.zero_grad(set_to_none=True)  # they take as much memory as the weights
 
     def autocast(self) -> AbstractContextManager[None]:
         """Return the context in which the forward pass runs."""

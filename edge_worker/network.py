@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from common.memory import release_what_is_left
 from common.models.catalogue import ModelSpec, build
 from common.models.exits import build_exit
 from common.models.split import cut, structure_digest, weights_digest
@@ -37,6 +38,12 @@ def build_network(spec: ModelSpec, strategy: Strategy, split: str, exit_kind: st
     Raises:
         ModelError: the model, the split point or the exit is unknown.
     """
+    network = _build(spec, strategy, split, exit_kind, seed)
+    release_what_is_left()  # the other layers, which hold each other in cycles
+    return network
+
+
+def _build(spec: ModelSpec, strategy: Strategy, split: str, exit_kind: str, seed: int) -> EdgeNetwork:
     model = build(spec, seed)
     digests = {"structure_digest": structure_digest(model), "weights_digest": weights_digest(model)}
     if strategy.cut == "output":

@@ -102,11 +102,11 @@ class Sender:
             # An evaluation, and a batch or the end, come after so many epochs.
             self._counters.note_sent((parcel.after.batches - (not parcel.evaluation)) // self._per_epoch)
             self._record, self._offset = self._outbox.data_of(parcel), 0
-        data = self._record[self._offset : self._offset + self._flow.chunk_bytes]
-        if not data or not self._flow.may_send(len(data)):
+        size = min(len(self._record) - self._offset, self._flow.chunk_bytes)
+        if not self._record or not self._flow.may_send(size):
             return None
-        chunk = Chunk(len(self._record), self._offset, data)
-        self._offset += len(data)
+        chunk = Chunk(len(self._record), self._offset, self._record[self._offset : self._offset + size])
+        self._offset += size
         if self._offset == len(self._record):
             self._record = b""
         return chunk

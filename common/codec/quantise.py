@@ -99,7 +99,8 @@ def _ranges(x_PC: Tensor, bits: int) -> tuple[Tensor, Tensor]:
             f"activations must be finite, got a range of {span[channel].item()} in channel {channel}; "
             "the training has diverged: lower --lr or raise --warmup"
         )
-    scale = span / ((1 << bits) - 1)
+    # By a tensor: CUDA multiplies by a number's rounded reciprocal where it is to divide by the number.
+    scale = span / torch.full_like(span, (1 << bits) - 1)
     return low, torch.where(scale >= TINY, scale, 0.0)
 
 

@@ -37,10 +37,14 @@ def _load(data_dir: Path, split: str, limit: int | None) -> tuple[tuple[str, ...
     batches, classes = _read(data_dir, CIFAR10.train_list if split == "training" else CIFAR10.test_list)
     labels = np.concatenate([np.asarray(batch["labels"], np.int64) for batch in batches])
     keep = balanced_subset(labels, limit, f"cifar10 {split}")
-    images_NCHW = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
-    if len(keep) < len(labels):
-        images_NCHW, labels = images_NCHW[keep], labels[keep]
-    return classes, ArrayImages(images_NCHW, labels)
+    images_NCHW = np.empty((len(keep), 3, 32, 32), np.uint8)
+    start = filled = 0
+    while batches:  # each is let go of once its images are copied
+        rows = batches.pop(0)["data"].reshape(-1, 3, 32, 32)
+        wanted = keep[(start <= keep) & (keep < start + len(rows))] - start
+        np.take(rows, wanted, axis=0, out=images_NCHW[filled : filled + len(wanted)])
+        start, filled = start + len(rows), filled + len(wanted)
+    return classes, ArrayImages(images_NCHW, labels[keep])
 
 
 def _read(data_dir: Path, names: list[list[str]]) -> tuple[list[dict[str, Any]], tuple[str, ...]]:

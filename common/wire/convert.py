@@ -22,7 +22,9 @@ T = TypeVar("T")
 def request_to_proto(request: m.Request) -> pb.TrainRequest:
     """Return the protobuf form of one message of the edge."""
     if isinstance(request, m.Chunk):
-        return pb.TrainRequest(chunk=_chunk_to_proto(request))
+        proto = pb.TrainRequest()
+        _set_chunk(proto.chunk, request)
+        return proto
     if isinstance(request, m.Note):
         return pb.TrainRequest(note=pb.Note(**asdict(request)))
     values = _shallow(request)
@@ -78,7 +80,9 @@ def _hello_from_proto(proto: pb.Hello) -> m.Hello:
 def reply_to_proto(reply: m.Reply) -> pb.TrainReply:
     """Return the protobuf form of one message of the cloud."""
     if isinstance(reply, m.Chunk):
-        return pb.TrainReply(gradient=_chunk_to_proto(reply))
+        proto = pb.TrainReply()
+        _set_chunk(proto.gradient, reply)
+        return proto
     values = _shallow(reply)
     values["applied"] = _position_to_proto(reply.applied)
     values["durable"] = _position_to_proto(reply.durable)
@@ -148,8 +152,9 @@ def profile_from_proto(proto: pb.ProfileReply) -> m.BackProfile:
 # ------------------------------------------------------------------ small parts
 
 
-def _chunk_to_proto(chunk: m.Chunk) -> pb.Chunk:
-    return pb.Chunk(record_bytes=chunk.record_bytes, offset=chunk.offset, data=chunk.data)
+def _set_chunk(proto: pb.Chunk, chunk: m.Chunk) -> None:
+    """Fill a message in place: one that is handed to another one's constructor is copied."""
+    proto.record_bytes, proto.offset, proto.data = chunk.record_bytes, chunk.offset, chunk.data
 
 
 def _chunk_from_proto(chunk: pb.Chunk) -> m.Chunk:

@@ -26,52 +26,56 @@ _CODECS = {2: pb.CODEC_AFFINE, 4: pb.CODEC_AFFINE, 8: pb.CODEC_AFFINE, 32: pb.CO
 
 def record_to_bytes(record: m.Record) -> bytes:
     """Serialise one record."""
+    # Filled in place: a message that is handed to another one's constructor is copied.
+    proto = pb.Record()
     if isinstance(record, m.Batch):
-        batch = pb.Batch(seq=record.seq, labels=record.labels)
-        _set_content(batch, record.content)
-        return pb.Record(batch=batch).SerializeToString()
-    if isinstance(record, m.EvaluationPart):
-        part = pb.EvaluationPart(
-            batches=record.batches, part=record.part, num_parts=record.num_parts, labels=record.labels
-        )
+        proto.batch.seq = record.seq
+        proto.batch.labels.extend(record.labels)
+        _set_content(proto.batch, record.content)
+    elif isinstance(record, m.EvaluationPart):
+        part = proto.evaluation
+        part.batches, part.part, part.num_parts = record.batches, record.part, record.num_parts
+        part.labels.extend(record.labels)
         _set_content(part, record.content)
-        return pb.Record(evaluation=part).SerializeToString()
-    if isinstance(record, m.Skip):
-        return pb.Record(skip=pb.Skip(seq=record.seq)).SerializeToString()
-    return pb.Record(end=pb.End(total_batches=record.total_batches)).SerializeToString()
+    elif isinstance(record, m.Skip):
+        proto.skip.seq = record.seq
+        proto.skip.SetInParent()
+    else:
+        proto.end.total_batches = record.total_batches
+        proto.end.SetInParent()
+    return proto.SerializeToString()
 
 
 def _set_content(proto: pb.Batch | pb.EvaluationPart, content: Packed | CodedImages | m.Reference) -> None:
     if isinstance(content, Packed):
-        proto.activations.CopyFrom(_activations_to_proto(content))
+        _set_activations(proto.activations, content)
     elif isinstance(content, CodedImages):
-        proto.images.CopyFrom(_images_to_proto(content))
+        _set_images(proto.images, content)
     else:
         assert isinstance(proto, pb.Batch)  # an evaluation refers to nothing
-        fresh = None if content.fresh is None else _images_to_proto(content.fresh)
-        proto.reference.CopyFrom(pb.Reference(images=content.images, fresh=fresh))
+        proto.reference.images.extend(content.images)
+        if content.fresh is not None:
+            _set_images(proto.reference.fresh, content.fresh)
 
 
-def _activations_to_proto(packed: Packed) -> pb.Activations:
-    return pb.Activations(
-        codec=_CODECS[packed.bits],
-        bits=packed.bits,
-        shape=packed.shape,
-        low=packed.low,
-        scale=packed.scale,
-        compression=pb.COMPRESSION_ZSTD,
-        data=packed.data,
-    )
+def _set_activations(proto: pb.Activations, packed: Packed) -> None:
+    proto.codec, proto.bits = _CODECS[packed.bits], packed.bits
+    proto.shape.extend(packed.shape)
+    proto.low.extend(packed.low)
+    proto.scale.extend(packed.scale)
+    proto.compression, proto.data = pb.COMPRESSION_ZSTD, packed.data
 
 
-def _images_to_proto(coded: CodedImages) -> pb.Images:
-    return pb.Images(coding=_CODINGS[coded.coding], shape=coded.shape, data=coded.data)
+def _set_images(proto: pb.Images, coded: CodedImages) -> None:
+    proto.coding, proto.data = _CODINGS[coded.coding], coded.data
+    proto.shape.extend(coded.shape)
 
 
 def gradient_to_bytes(gradient: m.Gradient) -> bytes:
     """Serialise what comes back for one batch."""
-    content = _activations_to_proto(gradient.content)
-    return pb.Gradient(seq=gradient.seq, gradient=content).SerializeToString()
+    proto = pb.Gradient(seq=gradient.seq)
+    _set_activations(proto.gradient, gradient.content)
+    return proto.SerializeToString()
 
 
 def max_content_bytes(run: m.Run, bits: int) -> int:

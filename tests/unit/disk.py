@@ -184,6 +184,7 @@ class RecordingOs:
 class _RecordingFile:
     def __init__(self, disk, path, file):
         self._disk, self._path, self._file = disk, path, file
+        self._offset = 0
 
     def __enter__(self):
         return self
@@ -197,8 +198,9 @@ class _RecordingFile:
     def write(self, data):
         # In two, so that a power cut can come between.
         half = len(data) // 2
-        self._disk.note("write", self._path, 0, data[:half])
-        self._disk.note("write", self._path, half, data[half:])
+        self._disk.note("write", self._path, self._offset, data[:half])
+        self._disk.note("write", self._path, self._offset + half, data[half:])
+        self._offset += len(data)
         return self._file.write(data)
 
 

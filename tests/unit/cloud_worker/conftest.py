@@ -2,7 +2,7 @@
 
 import pytest
 
-from cloud_worker.memory import freeze_objects, thaw_objects
+from common.memory import freeze_objects, thaw_objects
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -138,6 +138,7 @@ def test_a_stream_that_never_begins_lets_go_of_its_thread(tmp_path, monkeypatch)
     [
         ({"max_sessions": 0}, r"^--max-sessions must be 1 or more, got 0$"),
         ({"max_step": 0}, r"^--max-step must be above 0B, got 0B$"),
+        ({"max_memory": 0}, r"^--max-memory must be above 0B, got 0B$"),
         ({"window": 1000}, r"^--window must be 1MiB or more, got 1000B$"),
         ({"idle_timeout": 0.0}, r"^--idle-timeout must be above 0s, got 0s$"),
         ({"listen": "0.0.0.0:1"}, r"^--listen 0\.0\.0\.0:1 can be reached from other machines.* --insecure"),

@@ -180,8 +180,25 @@ def test_sessions_that_are_being_served_stay(sessions):
     held(sessions, THIRD)
 
 
+def test_a_run_whose_network_does_not_fit_beside_the_others_is_refused(tmp_path, monkeypatch):
+    """Nothing of it is left; an idle one that is saved makes room for it."""
+    monkeypatch.setattr("cloud_worker.sessions.Back", CountingBack)  # 4 bytes, and momenta of 4
+    sessions = Sessions(tmp_path, torch.device("cpu"), 60.0, Limits(max_memory=16))
+    words = r"run take 8B, those of the others here 16B, this cloud allows 16B \(its --max-memory\)"
+    with sessions.serving(hello(), ANYONE), sessions.serving(hello(session_id=OTHER), ANYONE):
+        with pytest.raises(CapacityError, match=words):
+            held(sessions, THIRD)
+        assert not SessionFiles(tmp_path, THIRD).exists()
+        for session in sessions._live.values():
+            session.save()
+
+    held(sessions, THIRD)
+
+
 @pytest.mark.parametrize(
-    "limits", [Limits(max_sessions=3), Limits(max_kept=4000)], ids=["in memory", "on the disk"]
+    "limits",
+    [Limits(max_sessions=3), Limits(max_memory=24), Limits(max_kept=4000)],
+    ids=["in memory", "of memory", "on the disk"],
 )
 def test_edges_that_come_at_the_same_moment_share_the_room(tmp_path, monkeypatch, limits):
     """Each would see room for one more if it could look while another one is still being let in."""

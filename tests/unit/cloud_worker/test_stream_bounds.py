@@ -1,5 +1,6 @@
 """What an open stream holds at most, and the credit that it gives the edge. No gRPC: only its threads."""
 
+import queue
 import threading
 import time
 
@@ -52,6 +53,22 @@ def serve(tmp_path, back):
     back.go.set()
     for acks in started:
         acks.close()
+
+
+def test_the_edge_is_told_no_more_often_than_there_is_something_to_tell(serve, back):
+    """Each message is work for both sides: one at most for what has come, one for what was applied."""
+    back.go.set()
+    to_send = queue.SimpleQueue()
+    acks = serve(next(chunks_of(record, 1 << 20)) for record in iter(to_send.get, None))
+
+    told, waiting = 0, list(RECORDS)
+    to_send.put(waiting.pop(0))
+    for ack in acks:
+        told += 1
+        if ack.applied.batches + len(waiting) == len(RECORDS):  # the one before is applied
+            to_send.put(waiting.pop(0) if waiting else None)
+
+    assert told <= 2 * len(RECORDS) + 2
 
 
 def test_a_slow_back_is_not_buried_in_records(serve, back):

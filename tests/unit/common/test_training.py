@@ -85,3 +85,11 @@ def test_edge_and_cloud_on_one_machine_take_half_of_its_cores_each(monkeypatch, 
         assert use_threads(threads, shared) == torch.get_num_threads() == expected
     finally:
         torch.set_num_threads(before)
+
+
+def test_gradients_take_no_memory_between_two_steps():
+    """They are as large as the weights, and a cloud holds many runs."""
+    half = trainee()
+    train(half, 0, 2)
+
+    assert all(parameter.grad is None for parameter in half.modules.parameters())

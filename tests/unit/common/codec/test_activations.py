@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from common.codec import WIDTHS, decode, encode, packed_bytes
 from common.codec.compress import decompress
@@ -179,3 +180,27 @@ def test_ranges_that_are_not_finite_or_negative_are_refused(field, value):
 def test_unknown_width_is_refused():
     with pytest.raises(CodecError, match=r"one of \(2, 4, 8, 32\) bits, got 3"):
         encode(activations((1, 1, 1, 1)), 3)
+
+
+class Divisions(TorchDispatchMode):
+    """Notes what anything is divided by."""
+
+    def __init__(self):
+        super().__init__()
+        self.divisors = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket is torch.ops.aten.div:
+            self.divisors.append(args[1])
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_nothing_is_divided_by_a_number(bits):
+    """CUDA would multiply by its rounded reciprocal, and the bytes be others than a CPU's."""
+    x = activations((4, 8, 6, 5))
+    with Divisions() as seen:
+        decode(encode(x, bits), CPU)
+
+    assert seen.divisors
+    assert all(isinstance(each, torch.Tensor) and each.dim() for each in seen.divisors)

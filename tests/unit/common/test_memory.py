@@ -10,7 +10,7 @@ import ctypes, threading
 libc = ctypes.CDLL(None)
 if not hasattr(libc, "malloc_info"):
     raise SystemExit("no glibc")
-from cloud_worker.memory import limit_heaps
+from common.memory import limit_heaps
 {call}
 libc.malloc.restype = ctypes.c_void_p
 alive = threading.Barrier(17)
@@ -27,7 +27,7 @@ libc.fflush(None)
 
 FREEZE = """
 import gc
-from cloud_worker.memory import freeze_objects, thaw_objects
+from common.memory import freeze_objects, thaw_objects
 circle = []
 circle.append(circle)
 freeze_objects()
