@@ -1,6 +1,6 @@
 """Activations of trained fronts for the benchmarks of the codec: real ones, whose codes are far from even."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -31,11 +31,16 @@ class Network:
     split: str
     stem: str = "imagenet"
 
-    @property
-    def case(self) -> dict[str, str]:
-        """The settings as a figure names them."""
+    def case(self, data: Path) -> dict[str, str]:
+        """Return the settings as a figure names them."""
         stem = {"stem": self.stem} if self.model.startswith("resnet") else {}
-        return {"model": self.model, "split": self.split, **stem, "batch": str(BATCH)}
+        return {
+            "model": self.model,
+            "split": self.split,
+            **stem,
+            "dataset": dataset_in(data),
+            "batch": str(BATCH),
+        }
 
 
 NETWORKS = (
@@ -46,9 +51,14 @@ NETWORKS = (
 )
 
 
+def dataset_in(data: Path) -> str:
+    """Return `cifar10` where that is, else `synthetic`."""
+    return "cifar10" if (data / "cifar-10-batches-py").exists() else "synthetic"
+
+
 def config_of(network: Network, data: Path, train_limit: int, epochs: int) -> TrainConfig:
     """Return the settings of a run that trains `network` on what data there is."""
-    config = TrainConfig(
+    return TrainConfig(
         model=network.model,
         split=network.split,
         stem=network.stem,
@@ -59,12 +69,8 @@ def config_of(network: Network, data: Path, train_limit: int, epochs: int) -> Tr
         threads=1,
         precision="float32",
         device="cpu",
-    )
-    has_cifar = (data / "cifar-10-batches-py").exists()
-    return (
-        replace(config, dataset="cifar10", data_dir=data)
-        if has_cifar
-        else replace(config, dataset="synthetic")
+        dataset=dataset_in(data),
+        data_dir=data,
     )
 
 

@@ -48,7 +48,7 @@ def main(report: Report, data_dir: Path) -> None:
             packed = encode(x, bits)
             record = record_to_bytes(Batch(0, packed, tuple(range(len(x)))))
             header = len(record) - len(packed.data)
-            case = {**network.case, "bits": bits}
+            case = {**network.case(data_dir), "bits": bits}
             report.figure("record_bytes", case, len(record), "bytes")
             report.figure("header_bytes", case, header, "bytes")
             report.figure("entropy_pooled", case, pooled, "bytes")

@@ -102,9 +102,9 @@ def main(report: Report, data_dir: Path) -> None:
     torch.set_num_threads(1)
     for network in NETWORKS[-1:] if report.quick else NETWORKS:
         activations = trained_activations(network, data_dir, report.quick)
-        measure(report, network.case, activations)
+        measure(report, network.case(data_dir), activations)
         if torch.cuda.is_available():
-            on_cuda(report, network.case, activations)
+            on_cuda(report, network.case(data_dir), activations)
 
 
 if __name__ == "__main__":

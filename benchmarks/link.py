@@ -22,6 +22,7 @@ from typing import Any
 
 import click
 
+from benchmarks import alone
 from benchmarks.processes import cloud_at, run_edge, worker_env
 from benchmarks.relay import Relay, rates_bps
 from benchmarks.report import Report, benchmark
@@ -39,6 +40,11 @@ DAEMONS = {
     "1mbit": "--bits 32 --train-limit 160 --batch-size 16",
     "5mbit": "--bits 32 --train-limit 800",
     "20mbit": "--bits 32 --train-limit 600 --stem cifar --batch-size 16",
+}
+# The same with a sink in the cloud's place, as no cloud here trains fast enough for the second.
+TO_A_SINK = {
+    "10mbit": "--bits 32 --train-limit 300 --stem cifar --batch-size 10",
+    "100mbit": "--bits 32 --train-limit 1500 --stem cifar --batch-size 20 --precision bfloat16",
 }
 LINK_BOUND = (
     "--model resnet18 --split layer1.0 --dataset synthetic --test-limit 100 --epochs 1 --batch-size 64"
@@ -70,14 +76,22 @@ def deviation(pieces: Sequence[tuple[float, int]], rate_bps: float) -> float:
 # -------------------------------------------------------------------- a relay as judge
 
 
-def daemons(report: Report, rate: str, options: str) -> None:
-    """Train over an emulated link with a relay in the midst of it."""
+@contextlib.contextmanager
+def cloud_peer(run_dir: Path) -> Iterator[str]:
+    """Run a cloud for the length of a block; yields its address."""
+    with cloud_at(run_dir) as cloud:
+        yield cloud.address
+
+
+def daemons(report: Report, rate: str, options: str, to: str = "cloud-worker") -> None:
+    """Train over an emulated link with a relay in the midst of it, and a cloud or a sink behind it."""
     arguments = f"{LINK_BOUND} {options} --link-rate {rate}"
-    case = {"command": f"edge-worker train {arguments}"}
+    case = {"command": f"edge-worker train {arguments}", "to": to}
     if report.has("bytes_down_off", case):
         return
-    with tempfile.TemporaryDirectory() as work, cloud_at(Path(work) / "cloud") as cloud:
-        with Relay(cloud.address) as relay:
+    with tempfile.TemporaryDirectory() as work:
+        peer = cloud_peer(Path(work) / "cloud") if to == "cloud-worker" else alone.sink_at()
+        with peer as address, Relay(address) as relay:
             done = run_edge(relay.address, Path(work) / "edge", *arguments.split())
         if done.returncode:
             raise click.ClickException(f"edge-worker ended with {done.returncode}: {done.stderr}")
@@ -202,6 +216,8 @@ def main(report: Report) -> None:
         return
     for rate, options in DAEMONS.items():
         daemons(report, rate, options)
+    for rate, options in TO_A_SINK.items():
+        daemons(report, rate, options, to="a sink")
     for rate in ("10mbit", "100mbit"):
         uplink(report, rate, STREAM_S)
     for rate in ("1mbit", "5mbit", "20mbit", "100mbit"):

@@ -1,12 +1,17 @@
 """What every benchmark prints: one JSON object a line, with its bar where it has one."""
 
 import json
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import torch
+
+from common.machine import describe_machine
 
 T = TypeVar("T")
 
@@ -64,10 +69,17 @@ class Report:
                 file.write(line + "\n")
 
 
+def _machine() -> str:
+    versions = [f"{name} {version(name)}" for name in ("torch", "grpcio", "numpy", "zstandard")]
+    system = f"Linux {platform.release()}, Python {platform.python_version()}"
+    return ", ".join([describe_machine(torch.device("cpu")), system, *versions])
+
+
 def benchmark(run: Callable[..., None]) -> click.Command:
     """Make a command with `--quick` and `--out` of a function that takes a Report and its own options."""
 
     def command(quick: bool, out: Path | None, **options: Any) -> None:
+        click.echo(f"measured on {_machine()}", err=True)
         report = Report(out, quick)
         run(report, **options)
         if report.failed:
