@@ -19,7 +19,7 @@ from common.units import format_duration, format_rate
 from edge_worker.config import AUTO, AUTO_BITS, TrainConfig
 from edge_worker.planner import Link, Plan, best_of, rank, verdict
 from edge_worker.profile import profile
-from edge_worker.profile_file import Measured, emulated_link, link_of, read_profile, write_profile
+from edge_worker.profile_file import Measured, emulated_link, link_of, read_profile
 
 log = logging.getLogger(__name__)
 
@@ -156,10 +156,8 @@ def measured_in(path: Path, config: TrainConfig) -> Measured:
                 return _for_epochs(config, measured)
         except ConfigError as error:
             log.warning("measured again: %s", error)
-    measured = profile(config, splits)
     make_directory(path.parent)
-    write_profile(path, measured)
-    return measured
+    return profile(config, splits, path)
 
 
 def _covers(measured: Measured, config: TrainConfig, splits: Sequence[str]) -> bool:

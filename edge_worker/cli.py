@@ -108,12 +108,12 @@ def profile(config: TrainConfig, given: frozenset[str], splits: str, out: Path) 
     but the file, which `plan` reads.
     """
     from edge_worker.profile import profile as measure
-    from edge_worker.profile_file import check_folder, write_profile
+    from edge_worker.profile_file import check_folder
 
     set_up_logging(config.log_level)
     check_folder(out)
     names = [name for each in splits.split(",") if (name := each.strip())]
-    write_profile(out, measure(config, names))
+    measure(config, names, out)
     click.echo(f"wrote {out}; see what it says with: edge-worker plan --profile {out}")
 
 

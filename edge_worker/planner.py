@@ -98,14 +98,14 @@ class Costs:
         batches: full ones that an epoch's images make, 2.5 where the third one is half as large.
         epochs: of the run; images that go up once are spread over them.
         whole: all on the edge; None where the edge could not.
-        images: all in the cloud.
+        images: all in the cloud; None where the cloud could not.
         splits: the network parted, by split point.
     """
 
     batches: float
     epochs: int
     whole: WholeCost | None
-    images: ImagesCost
+    images: ImagesCost | None
     splits: tuple[SplitCost, ...]
 
 
@@ -166,8 +166,9 @@ def plans(costs: Costs, link: Link) -> Iterator[Plan]:
     """Yield every choice with what it takes over `link`."""
     if costs.whole is not None:
         yield _full_edge(costs, costs.whole)
-    yield _full_cloud(costs, link, once=False)
-    yield _full_cloud(costs, link, once=True)
+    if costs.images is not None:
+        yield _full_cloud(costs, costs.images, link, once=False)
+        yield _full_cloud(costs, costs.images, link, once=True)
     for split in costs.splits:
         for bits in split.widths:
             yield _hierarchical(costs, split, bits, link)
@@ -267,6 +268,8 @@ def _split_learning(costs: Costs, split: SplitCost, bits: int, link: Link) -> Pl
     edge_s = split.forward_s + coded.encode_s + split.learn_s
     link_s = 8 * coded.bytes / link.up_bps + 8 * split.gradient_bytes / link.down_bps
     chain_s = edge_s + link_s + split.cloud_gradient_s + 2 * link.latency_s
+    # An epoch is over when its last batch is applied: its gradient is still on the way then.
+    over_s = 8 * split.gradient_bytes / link.down_bps + split.learn_s
     return _plan(
         costs,
         "split-learning",
@@ -275,11 +278,11 @@ def _split_learning(costs: Costs, split: SplitCost, bits: int, link: Link) -> Pl
         (edge_s, link_s, split.cloud_gradient_s),
         coded.bytes,
         split.chain_memory_bytes,
+        -over_s,
     )
 
 
-def _full_cloud(costs: Costs, link: Link, once: bool) -> Plan:
-    images = costs.images
+def _full_cloud(costs: Costs, images: ImagesCost, link: Link, once: bool) -> Plan:
     again = images.reference_bytes if once else images.bytes
     first, later = ((images.step_s, 8 * size / link.up_bps, images.cloud_s) for size in (images.bytes, again))
     if once:  # nothing is loaded or encoded any more

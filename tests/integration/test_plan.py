@@ -1,6 +1,7 @@
 """What a training would take: measured by real processes, and ranked."""
 
 import json
+import signal
 import subprocess
 
 import pytest
@@ -88,3 +89,36 @@ def test_a_run_takes_the_plan_s_choice_and_resumes_with_it(clouds, tmp_path):
     again = run(*train, *auto)
     assert again.returncode == 0
     assert "measuring" not in again.stderr
+
+
+def test_a_profile_that_was_stopped_goes_on_where_it_was(clouds, tmp_path):
+    """What was measured of one split point is taken as it is, unless the settings are others."""
+    cloud, path = clouds(), tmp_path / "profile.json"
+    arguments = ["--cloud", cloud.address, *SETTINGS, "--splits", "layer3,layer4"]
+    command = [*program("edge-worker"), "profile", *map(str, arguments), "--out", str(path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=worker_env()) as stopped:
+        for line in stopped.stderr:
+            if "measuring layer4" in line:
+                stopped.send_signal(signal.SIGTERM)
+    (unfinished,) = tmp_path.glob("profile*")
+    (before,) = json.loads(unfinished.read_text())["costs"]["splits"]
+
+    done = run("profile", *arguments, "--out", path)
+
+    assert done.returncode == 0, done.stderr
+    assert "layer3 was measured before (1 of 2)" in done.stderr
+    assert list(tmp_path.glob("profile*")) == [path]
+    assert [each["split"] for each in json.loads(path.read_text())["costs"]["splits"]] == ["layer3", "layer4"]
+    assert json.loads(path.read_text())["costs"]["splits"][0] == before
+
+
+def test_a_cloud_that_does_not_take_the_whole_network_is_planned_with_none_the_less(clouds, tmp_path):
+    cloud, path = clouds("--max-step", "5MiB"), tmp_path / "profile.json"
+
+    done = run("profile", "--cloud", cloud.address, *SETTINGS, "--splits", "layer4", "--out", path)
+
+    assert done.returncode == 0, done.stderr
+    assert "full-cloud is left out: " in done.stderr
+    assert json.loads(path.read_text())["costs"]["images"] is None
+    plans = json.loads(run("plan", "--profile", path, "--json").stdout)["plans"]
+    assert {each["strategy"] for each in plans} == {"hierarchical", "split-learning", "full-edge"}

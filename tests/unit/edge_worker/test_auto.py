@@ -101,8 +101,9 @@ def test_a_profile_of_an_emulated_link_is_none_of_a_link_that_is_not(tmp_path):
 def test_without_a_profile_one_is_measured_once_and_anew_for_another_training(tmp_path, monkeypatch):
     asked = []
 
-    def profile(config, splits):
+    def profile(config, splits, path):
         asked.append(splits)
+        write_profile(path, measured(config, splits))
         return measured(config, splits)
 
     monkeypatch.setattr(auto, "profile", profile)
@@ -121,8 +122,9 @@ def test_without_a_profile_one_is_measured_once_and_anew_for_another_training(tm
 def test_a_profile_that_lacks_what_is_asked_for_is_measured_anew(tmp_path, monkeypatch, other):
     asked = []
 
-    def profile(config, splits):
+    def profile(config, splits, path):
         asked.append(splits)
+        write_profile(path, measured(config, splits))
         return measured(config, splits)
 
     monkeypatch.setattr(auto, "profile", profile)

@@ -74,8 +74,9 @@ def plan(name, link=LINK, costs=COSTS):
         # Its encoding takes 10 ms more than that of the width that was measured. At an epoch's end the edge
         # waits for 0.04 s of the link, 0.2 s of the cloud and 0.02 s of delay.
         ("hierarchical layer3, 8 bits", 5.1 + 0.26, "edge", 200_000),
-        # 0.05 + 0.02 + 0.1 on the edge, 0.2 + 0.25 on the link, 0.5 at the cloud, 0.02 of delay.
-        ("split-learning layer1, 4 bits", 11.4, "cloud", 1_000_000),
+        # 0.05 + 0.02 + 0.1 on the edge, 0.2 + 0.25 on the link, 0.5 at the cloud, 0.02 of delay; but for the
+        # last gradient's 0.25 s on the link and 0.1 s on the edge.
+        ("split-learning layer1, 4 bits", 11.4 - 0.35, "cloud", 1_000_000),
         # 0.1 s on the link hide behind the cloud's 0.6 s; 0.04 + 0.1 + 0.02 s fill the line.
         ("full-cloud --images resend", 6.0 + 0.16 / 5, "cloud", 500_000),
         ("full-cloud --images once", 6.0 + 0.16 / 5, "cloud", 108_000),
@@ -170,7 +171,9 @@ def test_a_faster_link_makes_nothing_slower_and_nothing_is_faster_than_its_slowe
 
     for name, each in slow.items():
         assert fast[name].epoch_s <= each.epoch_s * (1 + 1e-12)
-        assert each.epoch_s >= max(each.edge_s, each.link_s, each.cloud_s) * (1 - 1e-12)
+        # The last gradient of split-learning is on its way once the epoch is over.
+        last = 1 / COSTS.batches if each.strategy == "split-learning" else 1e-12
+        assert each.epoch_s >= max(each.edge_s, each.link_s, each.cloud_s) * (1 - last)
 
 
 def test_the_verdict_says_what_holds_the_best_choice_up():
