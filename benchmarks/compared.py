@@ -1,6 +1,7 @@
 """`edge-worker compare` and `profile`, the edge on one core and the cloud on the other."""
 
 import json
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -14,12 +15,20 @@ from benchmarks.processes import on_core, program, worker_env
 TINY_IMAGENET = "tiny-imagenet-20"
 
 
-def compared(work: Path, *arguments: str) -> dict[str, Any]:
+def compared(work: Path, *arguments: str, profile: Path | None = None) -> dict[str, Any]:
     """Return the report of a comparison; one that was stopped, or is there, goes on from `work`.
+
+    Args:
+        work: where it is kept.
+        arguments: of `edge-worker compare`.
+        profile: what it predicts with, if it is not to measure that itself.
 
     Raises:
         ClickException: a cell failed.
     """
+    if profile is not None:
+        (work / "report").mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(profile, work / "report" / "profile.json")
     _edge_worker(work, "compare", "--out", str(work / "report"), *arguments)
     report: dict[str, Any] = json.loads((work / "report" / "report.json").read_text())
     return report

@@ -111,16 +111,17 @@ def bar_of(headline: Headline, accounting: str) -> float | None:
     return headline.saving if accounting == ACCOUNTINGS[0] else None
 
 
-def measure(report: Report, headline: Headline, costs: Costs, work: Path, settings: list[str]) -> None:
+def measure(report: Report, headline: Headline, profile: Path, settings: list[str]) -> None:
     """Train the row that should save most against images that go up in each epoch, and report it."""
     of_all = (
         (row, name)
         for name in MEASURED_RATES
-        for row in savings(costs, float(parse_rate(name)), ACCOUNTINGS[0])
+        for row in savings(read_profile(profile).costs, float(parse_rate(name)), ACCOUNTINGS[0])
     )
     row, rate = max(of_all, key=lambda each: each[0].saving)
     chosen = ["--split", row.split, "--bits", str(row.bits), "--link-rate", rate]
-    found = compared(work, *settings, *chosen, "--strategies", f"{METHOD},full-cloud")
+    strategies = ("--strategies", f"{METHOD},full-cloud")
+    found = compared(profile.parent, *settings, *chosen, *strategies, profile=profile)
     cells = {cell["images"] or cell["strategy"]: cell for cell in found["cells"]}
     here = {
         "model": headline.model,
@@ -157,12 +158,12 @@ def main(report: Report, data_dir: Path, work: Path | None) -> None:
                 *f"--epochs {EPOCHS} --warmup 10 --precision float32 {headline.options}".split(),
             ]
             here = base / f"paper-{headline.model}-{headline.dataset}-{headline.images}"
-            path = profiled(here, *settings, "--splits", headline.splits, "--link-rate", MEASURED_RATES[0])
+            path = profiled(here, *settings, "--splits", headline.splits)
             measured = read_profile(path)
             for accounting in ACCOUNTINGS:
                 for epochs in (EPOCHS, LONG):
                     region(report, headline, measured, accounting, epochs)
-            measure(report, headline, measured.costs, here, settings)
+            measure(report, headline, path, settings)
 
 
 if __name__ == "__main__":

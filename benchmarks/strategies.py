@@ -40,14 +40,16 @@ class Case(NamedTuple):
         model: its name.
         images: of each epoch.
         headline: share of full-cloud's time that the paper saves.
+        options: flags of the model.
     """
 
     model: str
     images: int
     headline: float
+    options: str = ""
 
 
-CASES = (Case("resnet18", 2560, 0.61), Case("vgg16", 1280, 0.29))
+CASES = (Case("resnet18", 2560, 0.61), Case("vgg16", 1280, 0.29, "--lr 0.02"))
 QUICK = Case("resnet18", 96, 0.61)
 RESEND = "full-cloud (resend)"
 AUTO = "--split auto --bits auto"
@@ -57,8 +59,8 @@ def settings_of(case: Case, rates: tuple[str, ...], where: str, data: list[str])
     """Return the flags of a comparison of one network over these links."""
     return [
         *data,
-        *f"--model {case.model} {where} --train-limit {case.images}".split(),
-        *f"--test-limit 500 --epochs {EPOCHS} --warmup 10 --precision float32".split(),
+        *f"--model {case.model} {where} --train-limit {case.images} {case.options}".split(),
+        *f"--test-limit 500 --epochs {EPOCHS} --batch-size 64 --warmup 10 --precision float32".split(),
         *(word for rate in rates for word in ("--link-rate", rate)),
     ]
 

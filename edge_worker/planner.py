@@ -243,10 +243,27 @@ def verdict(ranked: Sequence[Plan]) -> str:
     if method is None:
         return f"best: {first.name}; no split of the network fits into the memory of the edge"
     times = method.epoch_s / first.epoch_s
-    return (
+    if times <= 1 + NO_TIME:
+        return f"best: {first.name}; the method's best choice, {method.name}, takes no longer"
+    told = (
         f"{first.name} is faster here than the method: its best choice, {method.name}, takes "
         f"{times:.2f} times as long, and the {method.bottleneck} is what holds it up"
     )
+    others = [each.name for each in _faster_ones(ranked, method) if each.strategy != first.strategy]
+    return (
+        f"{told}; {' and '.join(others)} {'is' if len(others) == 1 else 'are'} faster, too"
+        if others
+        else told
+    )
+
+
+def _faster_ones(ranked: Sequence[Plan], method: Plan) -> list[Plan]:
+    """Return the best choice of each strategy that is faster than the method's."""
+    firsts: dict[str, Plan] = {}
+    for each in ranked:
+        if each.epoch_s * (1 + NO_TIME) < method.epoch_s:
+            firsts.setdefault(each.strategy, each)
+    return list(firsts.values())
 
 
 # ------------------------------------------------------------------ one strategy each

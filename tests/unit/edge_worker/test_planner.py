@@ -191,6 +191,24 @@ def test_the_verdict_says_plainly_where_the_method_loses():
     )
 
 
+def test_the_verdict_names_every_strategy_that_is_faster_than_the_method():
+    slow = dataclasses.replace(LINK, up_bps=0.4e6)
+    early = dataclasses.replace(COSTS, splits=(EARLY,))
+
+    assert verdict(rank(early, slow)) == (
+        "full-cloud --images once is faster here than the method: its best choice, hierarchical layer1, "
+        "4 bits, takes 2.90 times as long, and the link is what holds it up; full-edge is faster, too"
+    )
+
+
+def test_a_strategy_that_gains_next_to_nothing_is_not_called_faster():
+    whole = WholeCost(step_s=0.999 * plan("hierarchical layer1, 4 bits").epoch_s / 10, memory_bytes=0)
+
+    assert verdict(rank(dataclasses.replace(COSTS, whole=whole), LINK)) == (
+        "best: full-edge; the method's best choice, hierarchical layer1, 4 bits, takes no longer"
+    )
+
+
 def test_the_verdict_where_nothing_or_no_split_fits():
     assert "raise --edge-memory" in verdict([])
     assert "no split of the network fits" in verdict(rank(COSTS, LINK, edge_memory=60 * MB))
