@@ -50,7 +50,7 @@ def epoch_s(work: Path, plan: Plan, rate: str, settings: Sequence[str]) -> float
 
 
 def chosen(ranked: Sequence[Plan], seed: int) -> list[Plan]:
-    """Return the choice that `--split auto` takes, those that come first beside it, and some of the others."""
+    """Return the choice that `--split auto` takes, those that come first beside it, and some others."""
     taken = best_of(ranked)
     others = [each for each in ranked if each != taken]
     drawn = random.Random(seed).sample(others[FIRST - 1 :], min(DRAWN, len(others[FIRST - 1 :])))
