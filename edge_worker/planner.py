@@ -250,11 +250,9 @@ def verdict(ranked: Sequence[Plan]) -> str:
         f"{times:.2f} times as long, and the {method.bottleneck} is what holds it up"
     )
     others = [each.name for each in _faster_ones(ranked, method) if each.strategy != first.strategy]
-    return (
-        f"{told}; {' and '.join(others)} {'is' if len(others) == 1 else 'are'} faster, too"
-        if others
-        else told
-    )
+    if not others:
+        return told
+    return f"{told}; {' and '.join(others)} {'is' if len(others) == 1 else 'are'} faster, too"
 
 
 def _faster_ones(ranked: Sequence[Plan], method: Plan) -> list[Plan]:
