@@ -18,6 +18,7 @@ COLOURS = {
     "full-edge": "#7f7f7f",
 }
 PARTS = {"edge_s": ("edge", "#009e73"), "link_s": ("link", "#d55e00"), "cloud_s": ("cloud", "#0072b2")}
+WAYS = {"bytes_up": ("sent", "#d55e00"), "bytes_down": ("received", "#f0b27a")}
 MiB = float(1 << 20)
 STYLE: dict[Any, Any] = {
     "font.size": 9.0,
@@ -43,13 +44,16 @@ def draw(cells: Rows) -> dict[str, tuple[str, bytes, str]]:
     """
     charts: dict[str, tuple[str, Callable[[Axes, Rows], None]]] = {
         "epoch-time": ("Time of an epoch; the diamond is what the plan expected", _epoch_times),
-        "busy": ("Busy in an epoch: the longest of the three sets the pace", _busy),
+        "busy": (
+            "Busy in an epoch: the longest of the three sets the pace",
+            _stacked(PARTS, "seconds, one after the other; they overlap but in split-learning", 1.0),
+        ),
         "accuracy-time": ("Accuracy by training time", _curves("train_s", "seconds of training", 1.0)),
         "accuracy-bytes": (
             "Accuracy by what was sent",
             _curves("bytes_up", "MiB sent", MiB),
         ),
-        "bytes": ("Sent in an epoch", _bars("bytes_up", "MiB", MiB)),
+        "bytes": ("Sent and received in an epoch", _stacked(WAYS, "MiB", MiB)),
         "memory": ("Peak memory of the edge", _bars("memory_bytes", "MiB", MiB)),
     }
     return {name: (title, *_rendered(name, function, cells)) for name, (title, function) in charts.items()}
@@ -99,15 +103,18 @@ def _epoch_times(axes: Axes, cells: Rows) -> None:
     axes.set_xlabel("seconds")
 
 
-def _busy(axes: Axes, cells: Rows) -> None:
-    places = _places(axes, cells)
-    left = [0.0] * len(cells)
-    for part, (name, colour) in PARTS.items():
-        widths = [cell[part] for cell in cells]
-        axes.barh(places, widths, left=left, color=colour, label=name)
-        left = [start + width for start, width in zip(left, widths, strict=True)]
-    axes.set_xlabel("seconds, one after the other; they overlap but in split-learning")
-    axes.legend(frameon=False, loc="best")
+def _stacked(parts: dict[str, tuple[str, str]], unit: str, per: float) -> Callable[[Axes, Rows], None]:
+    def draw_stacks(axes: Axes, cells: Rows) -> None:
+        places = _places(axes, cells)
+        left = [0.0] * len(cells)
+        for part, (name, colour) in parts.items():
+            widths = [cell[part] / per for cell in cells]
+            axes.barh(places, widths, left=left, color=colour, label=name)
+            left = [start + width for start, width in zip(left, widths, strict=True)]
+        axes.set_xlabel(unit)
+        axes.legend(frameon=False, loc="best")
+
+    return draw_stacks
 
 
 def _bars(figure: str, unit: str, per: float) -> Callable[[Axes, Rows], None]:

@@ -55,8 +55,9 @@ class Figures:
 
     Attributes:
         epoch_s: seconds.
-        edge_s, link_s, cloud_s: seconds in which each is busy.
+        edge_s, link_s, cloud_s: seconds in which each is busy; of the link, those of both directions.
         bytes_up: that go up.
+        bytes_down: that come down.
         memory_bytes: the edge's peak.
     """
 
@@ -65,6 +66,7 @@ class Figures:
     link_s: float
     cloud_s: float
     bytes_up: float
+    bytes_down: float
     memory_bytes: int
 
 
@@ -111,6 +113,7 @@ def expected(plan: Plan) -> Figures:
         link_s=plan.link_s,
         cloud_s=plan.cloud_s,
         bytes_up=plan.bytes_up,
+        bytes_down=plan.bytes_down,
         memory_bytes=plan.memory_bytes,
     )
 
@@ -140,9 +143,10 @@ def _result(cell: Cell, predicted: Figures | None, summary: dict[str, Any], metr
         measured=Figures(
             epoch_s=summary["train_wall_s"] / epochs,
             edge_s=summary["edge_busy_s"] / epochs,
-            link_s=(summary["link_busy_s"] or 0.0) / epochs,
+            link_s=((summary["link_busy_s"] or 0.0) + (summary["link_down_busy_s"] or 0.0)) / epochs,
             cloud_s=(summary["cloud_busy_s"] or 0.0) / epochs,
             bytes_up=summary["bytes_up"] / epochs,
+            bytes_down=summary["bytes_down"] / epochs,
             memory_bytes=summary["edge_peak_rss_bytes"],
         ),
         accuracy=summary[f"{side}_accuracy"],

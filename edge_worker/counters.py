@@ -35,6 +35,7 @@ class Totals:
             at the same time counts once.
         edge_wait_s: seconds in which it waited for room in the spool, or for gradients that come back.
         link_busy_s: seconds in which the uplink carried training records.
+        link_down_busy_s: seconds in which the downlink carried anything, where it is emulated.
         train_wall_s: see `TrainingTime`.
         edge_peak_rss_bytes: the largest memory of any life.
         lives: how often training was started.
@@ -49,6 +50,7 @@ class Totals:
     edge_busy_s: float = 0.0
     edge_wait_s: float = 0.0
     link_busy_s: float = 0.0
+    link_down_busy_s: float = 0.0
     train_wall_s: float = 0.0
     edge_peak_rss_bytes: int = 0
     lives: int = 0

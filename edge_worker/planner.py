@@ -129,6 +129,7 @@ class Plan:
         epoch_s: seconds.
         edge_s, link_s, cloud_s: seconds in which each is busy.
         bytes_up: that go up.
+        bytes_down: of gradients; what else comes down is next to nothing.
         memory_bytes: the edge's peak.
     """
 
@@ -141,6 +142,7 @@ class Plan:
     link_s: float
     cloud_s: float
     bytes_up: float
+    bytes_down: float
     memory_bytes: int
 
     @property
@@ -294,6 +296,7 @@ def _split_learning(costs: Costs, split: SplitCost, bits: int, link: Link) -> Pl
         coded.bytes,
         split.chain_memory_bytes,
         -over_s,
+        batch_bytes_down=split.gradient_bytes,
     )
 
 
@@ -332,6 +335,7 @@ def _plan(
     memory_bytes: int,
     fill_s: float = 0.0,
     images: str | None = None,
+    batch_bytes_down: float = 0.0,
 ) -> Plan:
     edge_s, link_s, cloud_s = (costs.batches * each for each in busy)
     return Plan(
@@ -344,5 +348,6 @@ def _plan(
         link_s=link_s,
         cloud_s=cloud_s,
         bytes_up=costs.batches * batch_bytes,
+        bytes_down=costs.batches * batch_bytes_down,
         memory_bytes=memory_bytes,
     )

@@ -28,6 +28,7 @@ COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("link busy", "link_s", format_duration),
     ("cloud busy", "cloud_s", format_duration),
     ("sent", "bytes_up", lambda nbytes: format_size(round(nbytes))),
+    ("received", "bytes_down", lambda nbytes: format_size(round(nbytes))),
     ("edge memory", "memory_bytes", format_size),
     ("accuracy", "accuracy", lambda share: f"{share:.2%}"),
     ("exit", "exit_accuracy", lambda share: f"{share:.2%}"),

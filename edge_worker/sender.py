@@ -47,7 +47,7 @@ class Sender:
             config.link_rate_down,
             config.link_latency or 0.0,
             on_sent=self._on_sent,
-            on_received=lambda _, size, __: counters.add(bytes_down=size),
+            on_received=lambda _, size, busy_s: counters.add(bytes_down=size, link_down_busy_s=busy_s),
         )
         self._shaped = config.link_rate is not None
         self._outbox = outbox

@@ -79,6 +79,10 @@ def test_a_comparison_goes_on_where_it_was_and_a_failure_spoils_no_other_cell(co
     assert [point["epoch"] for point in method["curve"]] == [1, 2]
     assert method["curve"][-1]["train_s"] == pytest.approx(2 * method["epoch_s"])
     assert 0 < method["curve"][0]["bytes_up"] < method["curve"][1]["bytes_up"] <= 2 * method["bytes_up"]
+    summary = json.loads((out / "cells" / "300kbit-hierarchical" / "summary.json").read_text())
+    assert summary["link_down_busy_s"] > 0  # both ways are emulated
+    assert 2 * method["link_s"] == pytest.approx(summary["link_busy_s"] + summary["link_down_busy_s"])
+    assert 2 * method["bytes_down"] == summary["bytes_down"]
 
     code, said, err = ended(start(cloud, out, *STRATEGIES))
 

@@ -89,6 +89,7 @@ def test_what_an_epoch_takes_by_hand(name, epoch_s, bottleneck, bytes_up):
     assert found.epoch_s == pytest.approx(epoch_s)
     assert found.bottleneck == bottleneck
     assert found.bytes_up == pytest.approx(bytes_up)
+    assert found.bytes_down == (2_500_000 if "split-learning" in name else 0)
 
 
 def test_images_that_go_up_once_are_spread_over_the_epochs():

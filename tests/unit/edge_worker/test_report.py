@@ -22,7 +22,13 @@ SLOW, FAST = parse_rate("2mbit"), parse_rate("wifi")
 
 def figures(epoch_s):
     return Figures(
-        epoch_s=epoch_s, edge_s=1.0, link_s=0.5, cloud_s=0.25, bytes_up=1e6 * epoch_s, memory_bytes=1 << 28
+        epoch_s=epoch_s,
+        edge_s=1.0,
+        link_s=0.5,
+        cloud_s=0.25,
+        bytes_up=1e6 * epoch_s,
+        bytes_down=1e4,
+        memory_bytes=1 << 28,
     )
 
 
@@ -98,9 +104,8 @@ def test_json_csv_and_page_have_the_same_figures(tmp_path):
 
 def cells_in_report(whole):
     """The figures that the page's table shows of each trained cell, in its order."""
-    names = (
-        "epoch_s predicted_epoch_s edge_s link_s cloud_s bytes_up memory_bytes accuracy exit_accuracy".split()
-    )
+    expected = "epoch_s predicted_epoch_s edge_s link_s cloud_s bytes_up bytes_down memory_bytes"
+    names = [*expected.split(), "accuracy", "exit_accuracy"]
     return [[cell[name] for name in names] for cell in whole["cells"] if cell["error"] is None]
 
 
