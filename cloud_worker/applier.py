@@ -9,7 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from cloud_worker.ahead import Ahead, Ready
-from cloud_worker.back import Back, network_bytes
+from cloud_worker.back import Back
 from cloud_worker.kept_gradients import KeptGradients, kept_gradients_bytes
 from cloud_worker.kept_images import KeptImages
 from cloud_worker.store import SessionFiles
@@ -35,7 +35,6 @@ class Applier:
         clock: monotonic seconds.
 
     Attributes:
-        memory_bytes: what weights and momenta take.
         failed: a step ended half-way, so that what is in memory is no state of the run.
     """
 
@@ -55,7 +54,6 @@ class Applier:
         self._clock = clock
         self._images = KeptImages(files.images_file, run.kept_images, run.input_shape)
         self._gradients = KeptGradients(files.gradients, kept_gradients_bytes(run))
-        self.memory_bytes = network_bytes(back.state_dict())
         self.failed = False
 
     # -------------------------------------------------------------- records

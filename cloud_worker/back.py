@@ -16,7 +16,7 @@ from common.data.loader import normalise
 from common.errors import CapacityError, SessionError
 from common.models.catalogue import ModelSpec, build, skeleton
 from common.models.graph import survey
-from common.models.split import cut, part, structure_digest, weights_digest
+from common.models.split import cut, part, state_bytes, structure_digest, weights_digest
 from common.strategies import find_strategy
 from common.training import Optimisation, Trainee, resolve_precision
 from common.units import format_size
@@ -106,9 +106,13 @@ class Back:
         return dict(self._back.state_dict())
 
 
-def network_bytes(weights: dict[str, Tensor]) -> int:
-    """Return what a network takes with its momenta, at most; its gradients are there only during its step."""
-    return 2 * sum(tensor.nbytes for tensor in weights.values())
+def network_bytes(run: Run) -> int:
+    """Return what a run's back takes with its momenta; its gradients are there only during its step.
+
+    Raises:
+        ModelError: the model or the split point is unknown.
+    """
+    return 2 * state_bytes(spec_of(run), None if takes_images(run) else run.split)
 
 
 def spec_of(run: Run) -> ModelSpec:

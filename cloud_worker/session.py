@@ -274,11 +274,6 @@ class Session:
         return self._applier.failed
 
     @property
-    def memory_bytes(self) -> int:
-        """What weights and momenta take."""
-        return self._applier.memory_bytes
-
-    @property
     def is_saved(self) -> bool:
         """Whether the disk has all that this object has."""
         return self._standing.is_saved

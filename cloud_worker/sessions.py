@@ -4,9 +4,10 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -70,6 +71,8 @@ class Sessions:
         self._max_memory = limits.max_memory or memory_of(device) // 2
         self._live: dict[str, Session] = {}  # least recently served first
         self._streams: Counter[Session] = Counter()  # open on each of them
+        self._sizes: WeakKeyDictionary[Session, int] = WeakKeyDictionary()  # bytes of weights and momenta
+        self._profiled = 0  # the same of the network that is being measured
         self._lock = threading.Lock()  # held for moments only
         self._loading = threading.Lock()  # held while a network is built
         self._profiling = threading.Lock()  # held while one is measured
@@ -143,10 +146,12 @@ class Sessions:
     def _open(self, files: SessionFiles, hello: Hello, caller: str) -> Session:
         if not files.exists():
             check_nothing_lost(Position(0), hello)
+        run = files.read()[0] if files.exists() else hello.run
+        needed = network_bytes(run)
+        self._make_room(needed)
+        session = self._load(files, run, caller)
         with self._lock:
-            self._make_room()
-        session = self._load(files, hello.run, caller)
-        with self._lock:
+            self._sizes[session] = needed
             return self._serve(files.directory.name, session)
 
     def _serve(self, session_id: str, session: Session) -> Session:
@@ -155,11 +160,7 @@ class Sessions:
         return session
 
     def _load(self, files: SessionFiles, run: Run, caller: str) -> Session:
-        if files.exists():
-            run = files.read()[0]
         back = self._build(run)
-        with self._lock:
-            self._make_room(network_bytes(back.state_dict()))
         if not files.exists():
             needed = bytes_to_reserve(back.state_dict()) + kept_images_bytes(run) + kept_gradients_bytes(run)
             self.limits.check_kept(kept_bytes(self._run_dir), needed)
@@ -182,39 +183,59 @@ class Sessions:
             raise failure
         return back
 
-    def _make_room(self, needed: int = 0) -> None:
-        """Drop sessions that no stream serves from memory, the finished first; their files stay.
+    def _make_room(self, needed: int) -> None:
+        """Drop sessions that no stream serves from memory, as many as must be; their files stay.
 
         Args:
-            needed: bytes that weights and momenta of one more will take; 0 where that is not known yet.
+            needed: bytes that weights and momenta of one more will take.
+
+        Raises:
+            CapacityError: there would not be enough room; none is dropped for that.
         """
-        idle = [name for name, session in self._live.items() if session not in self._streams]
-        for name in sorted(idle, key=lambda name: not self._live[name].finished):
-            session = self._live[name]
-            is_full = self._lacks_place or self._lacks_memory(needed)
-            if session.failed or (session.is_saved and (session.finished or is_full)):
-                del self._live[name]
-        if self._lacks_place:
+        with self._lock:
+            before = len(self._live)
+            idle = [name for name, session in self._live.items() if session not in self._streams]
+            for name in idle:
+                session = self._live[name]
+                if session.failed or (session.is_saved and session.finished):
+                    del self._live[name]
+            spare = [name for name in idle if name in self._live and self._live[name].is_saved]
+            self._check_room(needed, spare)
+            for name in spare:
+                if self._lacks_place(()) or self._lacks_memory(needed, ()):
+                    del self._live[name]
+            dropped = len(self._live) < before
+        if dropped:
+            release_what_is_left()  # before another one is built
+
+    def _check_room(self, needed: int, spare: Collection[str]) -> None:
+        if needed > self._max_memory:
+            raise CapacityError(
+                f"weights and momenta of this run take {format_size(needed)}, this cloud allows "
+                f"{format_size(self._max_memory)} to all runs (its --max-memory); take a smaller network, "
+                "or cut it later"
+            )
+        if self._lacks_place(spare):
             raise CapacityError(
                 f"this cloud already serves {len(self._live)} sessions, which is its limit; try again later"
             )
-        if self._lacks_memory(needed):
+        if self._lacks_memory(needed, spare):
             raise CapacityError(
-                f"weights and momenta of this run take {format_size(needed)}, those of the others here "
-                f"{format_size(self._taken)}, this cloud allows {format_size(self._max_memory)} "
+                f"weights and momenta of this run take {format_size(needed)}, those that are served here "
+                f"{format_size(self._taken(spare))}, this cloud allows {format_size(self._max_memory)} "
                 "(its --max-memory); try again later"
             )
 
-    @property
-    def _lacks_place(self) -> bool:
-        return len(self._live) >= self.limits.max_sessions
+    def _lacks_place(self, spare: Collection[str]) -> bool:
+        return len(self._live) - len(spare) >= self.limits.max_sessions
 
-    @property
-    def _taken(self) -> int:
-        return sum(session.memory_bytes for session in self._live.values())
+    def _lacks_memory(self, needed: int, spare: Collection[str]) -> bool:
+        return self._taken(spare) + needed > self._max_memory
 
-    def _lacks_memory(self, needed: int) -> bool:
-        return self._taken + needed > self._max_memory
+    def _taken(self, spare: Collection[str]) -> int:
+        """Return the bytes of weights and momenta in memory, but for those that can be spared."""
+        kept = (self._sizes[session] for name, session in self._live.items() if name not in spare)
+        return self._profiled + sum(kept)
 
     def status(self, session_id: str, caller: str) -> Status:
         """Return where a session stands, by what is on the disk where it is not in memory.
@@ -270,20 +291,21 @@ class Sessions:
         try:
             return self._profile(run, requests, is_wanted)
         finally:
+            self._profiled = 0
             release_what_is_left()  # before another one is built
             self._profiling.release()
 
     def _profile(self, run: Run, requests: Iterator[Request], is_wanted: Callable[[], bool]) -> BackProfile:
         """Measure; a frame of its own, so that nothing of it is held when it is over."""
-        with self._lock:
-            self._make_room()  # it takes as much as a session does
+        needed = network_bytes(run)
+        self._make_room(needed)  # it takes as much as a session does
         sample = receive(
             run, requests, max(self.limits.window, MIN_RECORDS * max_content_bytes(run, run.bits))
         )
         with self._loading:
+            self._make_room(needed)  # others may have come meanwhile
+            self._profiled = needed
             back = self._build(run)
-            with self._lock:
-                self._make_room(network_bytes(back.state_dict()))
         return measure(run, back, sample, self._turns, is_wanted)
 
     def save_all(self) -> None:

@@ -1,10 +1,11 @@
-"""Keeps a serving process from growing with what comes and goes, whoever sends it."""
+"""Keeps a process from growing with what comes and goes, and says how much memory it may have."""
 
 import ctypes
 import gc
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import torch
 
@@ -12,6 +13,11 @@ from common.errors import CloudError
 
 M_ARENA_MAX = -8  # from glibc's malloc.h
 HEAPS = 2
+# Where Linux tells a container's limit: with control groups of version 2, and of version 1.
+CONTAINER_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"),
+    Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"),
+)
 
 _libc = ctypes.CDLL(None)
 
@@ -49,10 +55,14 @@ def lack_of_memory_said() -> Iterator[None]:
 
 
 def memory_of(device: torch.device) -> int:
-    """Return how many bytes of memory a device has, or the machine where that is the device."""
+    """Return how many bytes of memory a device has, or the machine or container where that is the device."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for path in CONTAINER_LIMITS:
+        with suppress(OSError, ValueError):  # another kernel, or "max"
+            found.append(int(path.read_text()))
+    return min(found)
 
 
 def freeze_objects() -> None:

@@ -1,6 +1,7 @@
 """`--split auto` and `--bits auto`: the plan's choice for the strategy that a run is trained with.
 
-RUN_DIR/profile.json    what was measured for it, unless --profile names a file
+RUN_DIR/profile.json    what was measured for it, unless --profile names a file; .unfinished behind its name
+                        until it is whole
 RUN_DIR/plan.json       the choice, and what it was expected to take
 """
 

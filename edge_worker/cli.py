@@ -105,7 +105,7 @@ def profile(config: TrainConfig, given: frozenset[str], splits: str, out: Path) 
     """Measure what training would cost here, at the cloud and on the link.
 
     Takes the flags of `train`, and trains some batches at every split point, on both sides; nothing is kept
-    but the file, which `plan` reads.
+    but the file, which `plan` reads. The same command goes on where it was stopped, from FILE.unfinished.
     """
     from edge_worker.profile import profile as measure
     from edge_worker.profile_file import check_folder

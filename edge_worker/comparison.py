@@ -143,7 +143,7 @@ def _result(cell: Cell, predicted: Figures | None, summary: dict[str, Any], metr
         measured=Figures(
             epoch_s=summary["train_wall_s"] / epochs,
             edge_s=summary["edge_busy_s"] / epochs,
-            link_s=((summary["link_busy_s"] or 0.0) + (summary["link_down_busy_s"] or 0.0)) / epochs,
+            link_s=((summary["link_busy_s"] or 0.0) + (summary.get("link_down_busy_s") or 0.0)) / epochs,
             cloud_s=(summary["cloud_busy_s"] or 0.0) / epochs,
             bytes_up=summary["bytes_up"] / epochs,
             bytes_down=summary["bytes_down"] / epochs,

@@ -54,18 +54,17 @@ def profile(config: TrainConfig, splits: Sequence[str], path: Path) -> Measured:
     config = replace(config, bits=config.bits or STEP_BITS)
     names, batches, machine = _looked_up(config, splits)
     unfinished = path.with_name(path.name + UNFINISHED)
-    profiler = _Profiler(config, list(splits), batches, machine)
+    profiler = _Profiler(config, list(splits), names, batches, machine)
     log.info("%d split points are measured, which takes half a minute for each or more", len(names))
+    profiler.look_into(unfinished)
     profiler.measure_images()
-    known = profiler.known(unfinished)
     for number, name in enumerate(names, start=1):
-        if name in known:
+        if profiler.knows(name):
             log.info("%s was measured before (%d of %d)", name, number, len(names))
-            profiler.splits.append(known[name])
             continue
         log.info("measuring %s (%d of %d)", name, number, len(names))
-        profiler.measure_split(name)
-        write_profile(unfinished, profiler.measured())
+        if profiler.measure_split(name):
+            write_profile(unfinished, profiler.measured())
     if not profiler.splits:
         raise ConfigError("no split point could be measured; the lines above say why")
     profiler.measure_whole()
@@ -81,22 +80,49 @@ class _Profiler:
     Args:
         config: the settings of the training.
         asked_for: the split points that were named.
+        names: those that are measured, in their order.
         batches: full ones that an epoch's images make.
         machine: the edge, in words.
     """
 
-    def __init__(self, config: TrainConfig, asked_for: list[str], batches: float, machine: str) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        asked_for: list[str],
+        names: Sequence[str],
+        batches: float,
+        machine: str,
+    ) -> None:
         self._config = config
+        self._names = names
         self._asked = Asked(config)
         self._batches = batches
         self._machine = machine
         settings = {name: getattr(config, name) for name in SETTINGS} | {"splits": asked_for}
         self._settings: dict[str, Any] = json.loads(json.dumps(settings, default=str))  # as a file has them
-        self._threads: set[int] = set()
+        self._threads = {"beside a cloud": 0, "alone": 0}
         self._back: BackProfile | None = None  # what the cloud said first
+        self._found: Measured | None = None  # of an earlier start, on this edge
         self.images: ImagesCost | None = None
-        self.splits: list[SplitCost] = []
+        self.splits: dict[str, SplitCost] = {}
         self.whole: WholeCost | None = None
+
+    def look_into(self, unfinished: Path) -> None:
+        """Take what an earlier start has measured, if it was of the same training on this edge."""
+        if not unfinished.exists():
+            return
+        try:
+            found = read_profile(unfinished)
+        except ConfigError as error:
+            log.warning("measured again: %s", error)
+            return
+        if found.settings == self._settings and found.edge.startswith(f"{self._machine}, threads"):
+            self._found = found
+            self.splits = {each.split: each for each in found.costs.splits}
+
+    def knows(self, name: str) -> bool:
+        """Tell whether a split point is measured, with this cloud; it has to say first which one it is."""
+        return self._back is not None and name in self.splits
 
     def measure_images(self) -> None:
         """Measure images on their way to the cloud, and the whole network there."""
@@ -113,13 +139,13 @@ class _Profiler:
                 memory_bytes=edge.memory_bytes,
             )
 
-    def measure_split(self, name: str) -> None:
+    def measure_split(self, name: str) -> bool:
         """Measure the network cut at one place, with an exit and with gradients that come back."""
         with _left_out(name):
             edge = self._apart("hierarchical", name)
             chained = self._apart("split-learning", name)
             back = self._ask(chained)  # which tells of a step without a gradient, too
-            cost = SplitCost(
+            self.splits[name] = SplitCost(
                 split=name,
                 step_s=edge.step_s,
                 forward_s=chained.forward_s,
@@ -132,32 +158,20 @@ class _Profiler:
                 cloud_gradient_s=back.gradient_step_s,
                 gradient_bytes=on_the_wire(back.gradient_bytes),
             )
-            self.splits.append(cost)
+            return True
+        return False
 
     def measure_whole(self) -> None:
         """Measure the whole network on the edge."""
         log.info("measuring the whole network here")
         with _left_out("full-edge"):
-            alone = self._apart("full-edge", "")
+            alone = self._apart("full-edge", "", "alone")
             self.whole = WholeCost(step_s=alone.step_s, memory_bytes=alone.memory_bytes)
-
-    def known(self, unfinished: Path) -> dict[str, SplitCost]:
-        """Return the split points that an earlier start has measured, between the same two machines."""
-        if self._back is None or not unfinished.exists():
-            return {}
-        try:
-            found = read_profile(unfinished)
-        except ConfigError as error:
-            log.warning("measured again: %s", error)
-            return {}
-        here = (self._settings, self._machine, _cloud(self._back))
-        is_same = (found.settings, found.edge.rpartition(", threads")[0], found.cloud) == here
-        return {each.split: each for each in found.costs.splits} if is_same else {}
 
     def measured(self) -> Measured:
         """Return what there is."""
         assert self._back is not None  # something was measured
-        threads = " or ".join(map(str, sorted(self._threads)))
+        threads = ", ".join(f"{number or '-'} {where}" for where, number in self._threads.items())
         return Measured(
             settings=self._settings,
             edge=f"{self._machine}, threads: {threads}",
@@ -168,20 +182,23 @@ class _Profiler:
                 epochs=self._config.epochs,
                 whole=self.whole,
                 images=self.images,
-                splits=tuple(self.splits),
+                splits=tuple(self.splits[name] for name in self._names if name in self.splits),
             ),
         )
 
-    def _apart(self, strategy: str, split: str) -> EdgeCost:
+    def _apart(self, strategy: str, split: str, where: str = "beside a cloud") -> EdgeCost:
         """Measure in a process of its own."""
         config = replace(self._config, strategy=strategy, images="resend", spool_full="wait")
         cost = apart(measure_edge, replace(config, split=split or config.split))
-        self._threads.add(cost.threads)
+        self._threads[where] = cost.threads
         return cost
 
     def _ask(self, edge: EdgeCost) -> BackProfile:
         back = self._asked.ask(edge.run, edge.records)
-        self._back = self._back or back
+        if self._back is None:
+            self._back = back
+            if self._found is not None and self._found.cloud != _cloud(back):
+                self.splits = {}  # of another cloud
         return back
 
 

@@ -23,7 +23,7 @@ SAMPLE_BYTES = 1 << 20
 MIN_BATCHES, MAX_BATCHES = 2, 4
 CHUNK_BYTES = 64 << 10
 CALL_S = 900.0
-# While the cloud measures another edge's network.
+# While the cloud measures another edge's network, or is full.
 TRIES, PAUSE_S = 30, 10.0
 # It is not looked at.
 NO_SESSION = "00000000-0000-4000-8000-000000000000"
@@ -45,7 +45,7 @@ class Asked:
         """Return what the cloud measured of a run on some of these batches.
 
         Raises:
-            CapacityError: it measures other edges all the time, or the run is too large for it.
+            CapacityError: it has other work for minutes, or the run is too large for it.
             CloudError: it cannot be reached, or took too long.
             HeadwaterError: it refuses, or answers what cannot be.
         """
@@ -56,9 +56,9 @@ class Asked:
             try:
                 return self._call(requests)
             except CapacityError as error:
-                if attempt + 1 == TRIES or "another edge" not in str(error):
+                if attempt + 1 == TRIES or "try again" not in str(error):
                     raise
-                log.info("the cloud measures another edge's network; trying again in %.0f s", PAUSE_S)
+                log.info("%s; it is tried again in %.0f s", error, PAUSE_S)
                 self._pause(PAUSE_S)
         raise AssertionError("the last attempt returns or raises")
 

@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 
@@ -16,7 +15,7 @@ from common.data.loader import Loader
 from common.data.sampler import batch_indices
 from common.metrics import peak_rss_bytes
 from common.strategies import find_strategy
-from common.wire.messages import Batch, Reference, Run
+from common.wire.messages import Batch, Record, Reference, Run
 from common.wire.records import record_to_bytes
 from edge_worker.config import TrainConfig
 from edge_worker.encoder import Content, Encoder
@@ -89,6 +88,19 @@ def measure_edge(config: TrainConfig) -> EdgeCost:
     )
 
 
+class LastRecords(Outbox):
+    """Keeps the last records only: all that are measured would count as the edge's memory."""
+
+    def __init__(self) -> None:
+        super().__init__(UNLIMITED)
+        self.last: deque[bytes] = deque(maxlen=MAX_RECORDS)
+
+    def offer(self, record: Record) -> float:
+        """Take a record; there is always room."""
+        self.last.append(record_to_bytes(record))
+        return 0.0
+
+
 def _batches(work: Work) -> Iterator[ImageBatch]:
     """Yield full batches until enough are measured, with others being loaded meanwhile as in training."""
     config = work.config
@@ -108,7 +120,6 @@ def _batches(work: Work) -> Iterator[ImageBatch]:
 def _loop(work: Work) -> tuple[float, list[bytes], torch.Tensor]:
     """Train some batches as the loop does; return seconds for each, the last records and activations."""
     ends: list[float] = []
-    records: deque[bytes] = deque(maxlen=MAX_RECORDS)
     last = torch.empty(0)
     total = work.plan.total_batches
 
@@ -121,7 +132,7 @@ def _loop(work: Work) -> tuple[float, list[bytes], torch.Tensor]:
 
         return made
 
-    outbox = Outbox(UNLIMITED)
+    outbox = LastRecords()
     with Encoder(outbox, work.encode) as encoder:
         for number, batch in enumerate(_batches(work)):
             last, loss = work.front.step(batch)
@@ -131,10 +142,8 @@ def _loop(work: Work) -> tuple[float, list[bytes], torch.Tensor]:
                 work.front.learn(torch.zeros(last.shape))  # what it says takes no other time
             ends.append(time.monotonic())
         encoder.flush()
-    while (parcel := outbox.take()) is not None:
-        records.append(outbox.data_of(parcel))
-    step_s = statistics.median(later - earlier for earlier, later in pairwise(ends[WARM - 1 :]))
-    return step_s, list(records), last
+    # No median: what is loaded and encoded beside the steps makes some of them short and others long.
+    return (ends[-1] - ends[WARM - 1]) / (len(ends) - WARM), list(outbox.last), last
 
 
 def _halves(work: Work) -> tuple[float, float]:

@@ -52,7 +52,7 @@ def make_summary(
         "edge_busy_s": totals.edge_busy_s,
         "edge_wait_s": totals.edge_wait_s if cloud else None,
         "link_busy_s": totals.link_busy_s if cloud else None,
-        "link_down_busy_s": totals.link_down_busy_s if cloud else None,
+        "link_down_busy_s": totals.link_down_busy_s if cloud and config.link_rate_down else None,
         "cloud_busy_s": ack.counters.busy_s if ack is not None else None,
         "bytes_up": totals.bytes_up,
         "bytes_down": totals.bytes_down,

@@ -42,7 +42,8 @@ def _load(data_dir: Path, split: str, limit: int | None) -> tuple[tuple[str, ...
     while batches:  # each is let go of once its images are copied
         rows = batches.pop(0)["data"].reshape(-1, 3, 32, 32)
         wanted = keep[(start <= keep) & (keep < start + len(rows))] - start
-        np.take(rows, wanted, axis=0, out=images_NCHW[filled : filled + len(wanted)])
+        # Else NumPy would fill a copy first.
+        np.take(rows, wanted, axis=0, out=images_NCHW[filled : filled + len(wanted)], mode="clip")
         start, filled = start + len(rows), filled + len(wanted)
     return classes, ArrayImages(images_NCHW, labels[keep])
 

@@ -98,6 +98,17 @@ def part(spec: ModelSpec, split_point: str) -> Parting:
     )
 
 
+def state_bytes(spec: ModelSpec, split_point: str | None) -> int:
+    """Return what parameters and buffers take behind `split_point`, or those of the whole network, in bytes.
+
+    Raises:
+        ModelError: as `cut` does.
+    """
+    seen = survey(spec)
+    nodes = seen.nodes if split_point is None else part(spec, split_point).back
+    return sum(tensor.nbytes for tensor in _states(seen, nodes))
+
+
 def _friendly(spec: ModelSpec) -> list[tuple[int, str]]:
     """Return the friendly names that the graph allows, each with its node's place in the order."""
     seen = survey(spec)

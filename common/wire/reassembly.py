@@ -41,7 +41,7 @@ class Reassembly:
                 f"expected offset {len(self._data)} of a record of {self._expected} bytes, "
                 f"got offset {chunk.offset} of {chunk.record_bytes}"
             )
-        if not self._data and len(chunk.data) == self._expected:  # in one piece, as most are
+        if not self._data and len(chunk.data) == self._expected:
             return chunk.data
         self._data += chunk.data
         if len(self._data) < self._expected:

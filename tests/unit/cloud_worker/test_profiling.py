@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from benchmarks.processes import wait_for
-from cloud_worker.back import Back
+from cloud_worker.back import Back, network_bytes
 from cloud_worker.profiling import Sample, measure, receive
 from cloud_worker.turns import Turns
 from common.errors import CapacityError, CloudError
@@ -138,3 +138,25 @@ def test_what_was_measured_is_let_go_and_counts_as_a_session_meanwhile(tmp_path,
         cloud.edge(hello(run=RUN)).reply()
         with refused(Code.RESOURCE_EXHAUSTED, "already serves 1 sessions"):
             ask(cloud, RUN, real_batch(RUN, 0), real_batch(RUN, 1))
+
+
+def test_what_is_being_measured_takes_of_the_memory_for_all_runs(tmp_path, monkeypatch):
+    measuring, go_on = threading.Event(), threading.Event()
+
+    def waits(*arguments):
+        measuring.set()
+        go_on.wait(PATIENCE_S)
+        return measure(*arguments)
+
+    monkeypatch.setattr("cloud_worker.sessions.measure", waits)
+    size = network_bytes(RUN)
+    with cloud_in_process(tmp_path, max_memory=size) as cloud:
+        sent = requests(RUN, real_batch(RUN, 0), real_batch(RUN, 1))
+        profile = cloud.stub.Profile.future(sent, timeout=PATIENCE_S)
+        assert measuring.wait(PATIENCE_S)
+        with refused(Code.RESOURCE_EXHAUSTED, "--max-memory"):
+            cloud.edge(hello(run=RUN)).reply()
+        go_on.set()
+        profile.result()
+
+        cloud.edge(hello(run=RUN)).reply()

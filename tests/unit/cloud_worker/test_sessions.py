@@ -180,19 +180,49 @@ def test_sessions_that_are_being_served_stay(sessions):
     held(sessions, THIRD)
 
 
-def test_a_run_whose_network_does_not_fit_beside_the_others_is_refused(tmp_path, monkeypatch):
-    """Nothing of it is left; an idle one that is saved makes room for it."""
-    monkeypatch.setattr("cloud_worker.sessions.Back", CountingBack)  # 4 bytes, and momenta of 4
-    sessions = Sessions(tmp_path, torch.device("cpu"), 60.0, Limits(max_memory=16))
-    words = r"run take 8B, those of the others here 16B, this cloud allows 16B \(its --max-memory\)"
-    with sessions.serving(hello(), ANYONE), sessions.serving(hello(session_id=OTHER), ANYONE):
-        with pytest.raises(CapacityError, match=words):
-            held(sessions, THIRD)
-        assert not SessionFiles(tmp_path, THIRD).exists()
-        for session in sessions._live.values():
-            session.save()
+@pytest.fixture
+def narrow(tmp_path, monkeypatch):
+    """Room for two networks in memory, whose weights and momenta take 8 bytes each."""
+    monkeypatch.setattr("cloud_worker.sessions.Back", CountingBack)
+    monkeypatch.setattr("cloud_worker.sessions.network_bytes", lambda run: 8 * run.num_classes // 10)
+    return Sessions(tmp_path, torch.device("cpu"), 60.0, Limits(max_memory=16))
 
-    held(sessions, THIRD)
+
+def test_a_run_whose_network_does_not_fit_beside_the_others_waits_for_an_idle_one(tmp_path, narrow):
+    words = r"run take 8B, those that are served here 16B, this cloud allows 16B \(its --max-memory\)"
+    with narrow.serving(hello(), ANYONE) as first, narrow.serving(hello(session_id=OTHER), ANYONE):
+        with pytest.raises(CapacityError, match=words):
+            held(narrow, THIRD)
+        assert not SessionFiles(tmp_path, THIRD).exists()
+
+    held(narrow, THIRD)
+
+    assert set(narrow._live) == {OTHER, THIRD}
+    assert held(narrow, SESSION) is not first
+
+
+def test_an_idle_session_stays_where_it_would_not_make_enough_room(narrow, monkeypatch):
+    """Else whoever asks for too much would have all others built anew."""
+    idle = held(narrow, SESSION)
+    too_large = hello(session_id=THIRD, num_classes=30)
+    with (
+        narrow.serving(hello(session_id=OTHER), ANYONE),
+        pytest.raises(CapacityError, match="take 24B, this cloud allows 16B to all runs"),
+        narrow.serving(too_large, ANYONE),
+    ):
+        pass
+    beside_another = hello(session_id=THIRD, num_classes=20)
+    with (
+        narrow.serving(hello(session_id=OTHER), ANYONE),
+        pytest.raises(CapacityError, match="take 16B, those that are served here 8B"),
+        narrow.serving(beside_another, ANYONE),
+    ):
+        pass
+    assert held(narrow, SESSION) is idle
+
+    monkeypatch.setattr("cloud_worker.session.Session.is_saved", False)  # the disk was full
+    with pytest.raises(CapacityError, match="take 8B, those that are served here 16B"):
+        held(narrow, THIRD)
 
 
 @pytest.mark.parametrize(
@@ -209,6 +239,7 @@ def test_edges_that_come_at_the_same_moment_share_the_room(tmp_path, monkeypatch
 
     monkeypatch.setattr("cloud_worker.sessions.Back", slow_back)
     monkeypatch.setattr("cloud_worker.sessions.bytes_to_reserve", lambda _: 1200)
+    monkeypatch.setattr("cloud_worker.sessions.network_bytes", lambda _: 8)
     sessions = Sessions(tmp_path, torch.device("cpu"), 60.0, limits)
     all_tried, edges = threading.Barrier(8, timeout=60), range(8)
 

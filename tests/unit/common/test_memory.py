@@ -4,6 +4,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from common.memory import memory_of
 
 USE_HEAPS = """
 import ctypes, threading
@@ -57,3 +60,15 @@ def test_objects_of_the_start_are_searched_no_more_until_the_end():
     assert frozen > 1000
     assert searched < frozen / 10
     assert frozen_after == 0
+
+
+def test_a_container_has_no_more_than_its_limit(tmp_path, monkeypatch):
+    machine = memory_of(torch.device("cpu"))
+    limit, absent, none = tmp_path / "limit", tmp_path / "absent", tmp_path / "none"
+    limit.write_text("123456789\n")
+    none.write_text("max\n")
+
+    monkeypatch.setattr("common.memory.CONTAINER_LIMITS", (absent, none))
+    assert memory_of(torch.device("cpu")) >= machine
+    monkeypatch.setattr("common.memory.CONTAINER_LIMITS", (absent, limit))
+    assert memory_of(torch.device("cpu")) == 123456789
