@@ -212,8 +212,8 @@ class Sessions:
         if needed > self._max_memory:
             raise CapacityError(
                 f"weights and momenta of this run take {format_size(needed)}, this cloud allows "
-                f"{format_size(self._max_memory)} to all runs (its --max-memory); take a smaller network, "
-                "or cut it later"
+                f"{format_size(self._max_memory)} to all runs (its --max-memory, which may be raised there); "
+                "else take a smaller network, or cut it later"
             )
         if self._lacks_place(spare):
             raise CapacityError(

@@ -29,6 +29,8 @@ def show_plan(measured: Measured, link: Link, edge_memory: int | None, as_json: 
     click.echo(verdict(ranked) + ".")
     if not ranked:
         return
+    if best_of(ranked) != ranked[0]:
+        click.echo(f"Of widths that take next to no more time, under {NO_TIME:.0%}, the widest is the best.")
     click.echo(
         "This is about time alone: what fewer bits and an earlier cut cost in accuracy, only training tells."
     )

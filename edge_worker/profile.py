@@ -57,7 +57,20 @@ def profile(config: TrainConfig, splits: Sequence[str], path: Path) -> Measured:
     profiler = _Profiler(config, list(splits), names, batches, machine)
     log.info("%d split points are measured, which takes half a minute for each or more", len(names))
     profiler.look_into(unfinished)
-    profiler.measure_images()
+    try:
+        profiler.measure_images()
+        _measure_splits(profiler, names, unfinished)
+        profiler.measure_whole()
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C and SIGTERM
+        log.warning("stopped while measuring; the same command goes on")
+        raise
+    measured = profiler.measured()
+    write_profile(path, measured)
+    unfinished.unlink(missing_ok=True)
+    return measured
+
+
+def _measure_splits(profiler: "_Profiler", names: Sequence[str], unfinished: Path) -> None:
     for number, name in enumerate(names, start=1):
         if profiler.knows(name):
             log.info("%s was measured before (%d of %d)", name, number, len(names))
@@ -67,11 +80,6 @@ def profile(config: TrainConfig, splits: Sequence[str], path: Path) -> Measured:
             write_profile(unfinished, profiler.measured())
     if not profiler.splits:
         raise ConfigError("no split point could be measured; the lines above say why")
-    profiler.measure_whole()
-    measured = profiler.measured()
-    write_profile(path, measured)
-    unfinished.unlink(missing_ok=True)
-    return measured
 
 
 class _Profiler:

@@ -81,6 +81,7 @@ def train(
             # Still there where the run was killed at its very end; a run may be on a disk that is only read.
             with suppress(OSError):
                 remove_spool(run_dir.spool_file)
+            log.info("the run in %s is finished: nothing is trained", config.run_dir)
             return Outcome(summary=summary)
     else:
         run_dir.check_empty()

@@ -97,9 +97,12 @@ def test_a_profile_that_was_stopped_goes_on_where_it_was(clouds, tmp_path):
     arguments = ["--cloud", cloud.address, *SETTINGS, "--splits", "layer3,layer4"]
     command = [*program("edge-worker"), "profile", *map(str, arguments), "--out", str(path)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=worker_env()) as stopped:
+        said = []
         for line in stopped.stderr:
+            said.append(line)
             if "measuring layer4" in line:
                 stopped.send_signal(signal.SIGTERM)
+    assert said[-2].endswith("stopped while measuring; the same command goes on\n")
     (unfinished,) = tmp_path.glob("profile*")
     (before,) = json.loads(unfinished.read_text())["costs"]["splits"]
 
