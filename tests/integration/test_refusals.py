@@ -125,8 +125,10 @@ def test_the_same_run_dir_twice_at_once_is_refused_and_the_first_goes_on(clouds,
     cloud, run_dir = clouds(), tmp_path / "edge"
     first = start_edge(cloud.address, run_dir, *SMALL_RUN)
     wait_for(lambda: lines_of(run_dir) > 2, "the first batches")
+    first.send_signal(signal.SIGSTOP)  # it is not to end before the second one has begun
 
     second = run_edge(cloud.address, run_dir, *SMALL_RUN, timeout_s=120)
+    first.send_signal(signal.SIGCONT)
     _, err = first.communicate(timeout=250)
 
     refused(second, 1, f"{run_dir} is in use by another process")

@@ -18,7 +18,8 @@ EPOCH_S = {"hierarchical": 3.0, "split-learning": 9.0, "full-cloud": 8.0, "full-
 
 
 def figures(epoch_s):
-    return Figures(epoch_s=epoch_s, edge_s=1.0, link_s=0.5, cloud_s=0.2, bytes_up=1e6, memory_bytes=1 << 20)
+    busy = {"edge_s": 1.0, "link_s": 0.5, "cloud_s": 0.2}
+    return Figures(epoch_s=epoch_s, **busy, bytes_up=1e6, bytes_down=1e4, memory_bytes=1 << 20)
 
 
 def report_of(arguments):
@@ -54,7 +55,7 @@ def run(monkeypatch, tmp_path):
     def run(module, *arguments):
         asked = []
 
-        def compared(work, *flags):
+        def compared(work, *flags, profile=None):
             asked.append(flags)
             return report_of(flags)
 
@@ -62,7 +63,8 @@ def run(monkeypatch, tmp_path):
         monkeypatch.setattr(module, "data_of", lambda name, data_dir, work: ["--dataset", name])
         done = CliRunner().invoke(module.main, ["--work", str(tmp_path), *arguments])
         assert done.exit_code in (0, 1), done.output
-        return [json.loads(line) for line in done.output.splitlines()], asked
+        # What it was measured on comes before the figures, on stderr.
+        return [json.loads(line) for line in done.output.splitlines() if line.startswith("{")], asked
 
     return run
 
