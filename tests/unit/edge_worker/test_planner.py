@@ -158,6 +158,19 @@ def test_nothing_that_fits_changes_nothing():
     assert changes(COSTS, down_over_up=1.0, latency_s=0.0, edge_memory=1) == []
 
 
+def test_where_edge_and_link_are_equally_fast_a_faster_link_gains_less_and_less():
+    """8 * 20 kB take the edge's 0.51 s at 314 kbit/s: below, the link is the slowest, above it the edge."""
+    times = [
+        plan("hierarchical layer3, 8 bits", Link(up_bps=rate, down_bps=rate)).epoch_s
+        for rate in (290e3, 300e3, 310e3, 313e3, 314e3, 315e3, 320e3, 330e3)
+    ]
+
+    assert times == sorted(times, reverse=True)
+    # The link is behind by 10 * 0.0233 s of the 0.71 s that fill the line, then.
+    first = 0.51 + 0.2
+    assert times[1] == pytest.approx(10 * 160 / 300 + (first + 4 * (first - 10 * (160 / 300 - 0.51))) / 5)
+
+
 @given(
     rate=st.floats(SLOWEST_BPS, FASTEST_BPS),
     faster=st.floats(1.0, 100.0),
