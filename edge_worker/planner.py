@@ -2,8 +2,8 @@
 
 Edge, link and cloud work on different batches at once, so that a batch takes the slowest of the three. Beside
 that, the first batch fills the line and the last one drains it: once in a run, or once in an epoch where the
-edge is the slowest, so that nobody has work left while it evaluates. Only split-learning is a chain: its batch
-takes the sum.
+edge is the slowest, so that nobody has work left while it evaluates. Only split-learning is a chain, whose
+batch takes the sum.
 """
 
 import math
@@ -275,7 +275,7 @@ def _hierarchical(costs: Costs, split: SplitCost, bits: int, link: Link) -> Plan
     edge_s = split.step_s + coded.encode_s - split.widths[split.bits].encode_s
     link_s = 8 * coded.bytes / link.up_bps
     busy = (edge_s, link_s, split.cloud_s)
-    # The edge evaluates its exit at an epoch's end; the others work on meanwhile, as far as it is ahead of them.
+    # The edge evaluates its exit at an epoch's end; the others work on meanwhile, if it is ahead of them.
     first_s = sum(busy) - max(busy) + 2 * link.latency_s
     later_s = max(0.0, first_s - costs.batches * (max(busy) - edge_s))
     fill_s = (first_s + (costs.epochs - 1) * later_s) / costs.epochs
