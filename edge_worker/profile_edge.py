@@ -26,7 +26,7 @@ from edge_worker.run import Work
 
 WIDTHS = (8, 4, 2)
 # Batches before those that count; of those so many, and so many seconds.
-WARM, COUNTED, COUNTED_S = 3, 10, 2.0
+WARM, COUNTED, COUNTED_S = 3, 10, 1.0
 MAX_RECORDS = 8
 UNLIMITED = 1 << 62
 

@@ -113,16 +113,3 @@ def test_a_profile_that_was_stopped_goes_on_where_it_was(clouds, tmp_path):
     assert list(tmp_path.glob("profile*")) == [path]
     assert [each["split"] for each in json.loads(path.read_text())["costs"]["splits"]] == ["layer3", "layer4"]
     assert json.loads(path.read_text())["costs"]["splits"][0] == before
-
-
-def test_a_cloud_that_does_not_take_the_whole_network_is_planned_with_none_the_less(clouds, tmp_path):
-    cloud, path = clouds("--max-step", "5MiB"), tmp_path / "profile.json"
-
-    done = run("profile", "--cloud", cloud.address, *SETTINGS, "--splits", "layer1.0,layer4", "--out", path)
-
-    assert done.returncode == 0, done.stderr
-    assert "full-cloud is left out: " in done.stderr
-    assert "layer1.0 is left out: " in done.stderr
-    assert json.loads(path.read_text())["costs"]["images"] is None
-    plans = json.loads(run("plan", "--profile", path, "--json").stdout)["plans"]
-    assert {each["strategy"] for each in plans} == {"hierarchical", "split-learning", "full-edge"}
