@@ -204,20 +204,16 @@ def test_a_run_whose_network_does_not_fit_beside_the_others_waits_for_an_idle_on
 def test_an_idle_session_stays_where_it_would_not_make_enough_room(narrow, monkeypatch):
     """Else whoever asks for too much would have all others built anew."""
     idle = held(narrow, SESSION)
-    too_large = hello(session_id=THIRD, num_classes=30)
-    with (
-        narrow.serving(hello(session_id=OTHER), ANYONE),
-        pytest.raises(CapacityError, match="take 24B, this cloud allows 16B to all runs"),
-        narrow.serving(too_large, ANYONE),
+    for classes, words in (
+        (30, "take 24B, this cloud allows 16B to all runs"),
+        (20, "take 16B, those that are served here 8B"),
     ):
-        pass
-    beside_another = hello(session_id=THIRD, num_classes=20)
-    with (
-        narrow.serving(hello(session_id=OTHER), ANYONE),
-        pytest.raises(CapacityError, match="take 16B, those that are served here 8B"),
-        narrow.serving(beside_another, ANYONE),
-    ):
-        pass
+        with (
+            narrow.serving(hello(session_id=OTHER), ANYONE),
+            pytest.raises(CapacityError, match=words),
+            narrow.serving(hello(session_id=THIRD, num_classes=classes), ANYONE),
+        ):
+            pass
     assert held(narrow, SESSION) is idle
 
     monkeypatch.setattr("cloud_worker.session.Session.is_saved", False)  # the disk was full
