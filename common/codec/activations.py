@@ -78,8 +78,10 @@ def decode(packed: Packed, device: torch.device) -> Tensor:
         CodecError: the data does not expand to what shape and width ask for, or holds NaN or Inf.
     """
     raw = decompress(packed.data, packed_bytes(packed.shape, packed.bits))
-    # bytearray: torch wants memory that may be written to.
-    stored = torch.frombuffer(bytearray(raw), dtype=torch.uint8).to(device)
+    # From pinned memory a copy waits for nothing else on the device; and torch wants what it may write to.
+    host = torch.empty(len(raw), dtype=torch.uint8, pin_memory=device.type == "cuda")
+    host.numpy()[:] = np.frombuffer(raw, np.uint8)
+    stored = host.to(device, non_blocking=True)
     if packed.bits == 32:
         values = stored.view(torch.float32).view(packed.shape)
         if not bool(torch.isfinite(values).all()):

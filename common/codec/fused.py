@@ -9,37 +9,47 @@ import torch
 from torch import Tensor
 
 KERNELS = "common.codec._kernels"
-VERSION = 1  # of what kernels.c takes and returns
+VERSION = 2  # of what kernels.c takes and returns
 SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 _POINTER, _SIZE, _INT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int32
 
 
-class Kernels(NamedTuple):
+class Encoding(NamedTuple):
     """The functions of kernels.c for one type of values."""
 
     extremes: Callable[..., int]
     codes: Callable[..., None]
 
 
-def _load() -> dict[torch.dtype, Kernels]:
+class Kernels(NamedTuple):
+    """The functions of kernels.c."""
+
+    encoding: dict[torch.dtype, Encoding]
+    values: Callable[..., None]
+
+
+def _load() -> Kernels | None:
     spec = find_spec(KERNELS)
     if spec is None or spec.origin is None:
-        return {}
+        return None
     try:
         library = ctypes.CDLL(spec.origin)
         if _INT.in_dll(library, "version").value != VERSION:
-            return {}
+            return None
     except (OSError, ValueError):  # left there by another machine, or an older version
-        return {}
-    kernels = {}
+        return None
+    encoding = {}
     for dtype, suffix in SUFFIXES.items():
         extremes, codes = library[f"extremes_{suffix}"], library[f"codes_{suffix}"]
         extremes.argtypes, extremes.restype = [_POINTER, _SIZE, _SIZE, _POINTER, _POINTER], _INT
         codes.argtypes = [_POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _POINTER, _SIZE, _INT]
         codes.restype = None
-        kernels[dtype] = Kernels(extremes, codes)
-    return kernels
+        encoding[dtype] = Encoding(extremes, codes)
+    values = library.values
+    values.argtypes = [_POINTER, _SIZE, _SIZE, _SIZE, _POINTER, _POINTER, _POINTER, _INT]
+    values.restype = None
+    return Kernels(encoding, values)
 
 
 _kernels = _load()
@@ -47,12 +57,14 @@ _kernels = _load()
 
 def is_compiled() -> bool:
     """Return whether there are any kernels; without them the codec makes the same bytes, more slowly."""
-    return bool(_kernels)
+    return _kernels is not None
 
 
 def takes(x_PC: Tensor) -> bool:
     """Return whether these activations can go through the kernels: they are there, and know their kind."""
-    return x_PC.device.type == "cpu" and x_PC.dtype in _kernels and x_PC.is_contiguous()
+    if _kernels is None or x_PC.device.type != "cpu":
+        return False
+    return x_PC.dtype in _kernels.encoding and x_PC.is_contiguous()
 
 
 def extremes(x_PC: Tensor) -> tuple[Tensor, Tensor] | None:
@@ -63,7 +75,8 @@ def extremes(x_PC: Tensor) -> tuple[Tensor, Tensor] | None:
     """
     rows, channels = x_PC.shape
     low, high = torch.empty(2, channels, dtype=torch.float32, device="cpu")
-    find = _kernels[x_PC.dtype].extremes
+    assert _kernels is not None  # `takes` agreed
+    find = _kernels.encoding[x_PC.dtype].extremes
     is_unsound = find(x_PC.data_ptr(), rows, channels, low.data_ptr(), high.data_ptr())
     return None if is_unsound else (low, high)
 
@@ -79,7 +92,8 @@ def codes(x_PC: Tensor, low: Tensor, steps_per_unit: Tensor, bits: int) -> Tenso
     """
     rows, channels = x_PC.shape
     packed_CB = torch.empty(channels, -(-rows * bits // 8), dtype=torch.uint8, device="cpu")
-    _kernels[x_PC.dtype].codes(
+    assert _kernels is not None  # `takes` agreed
+    _kernels.encoding[x_PC.dtype].codes(
         x_PC.data_ptr(),
         rows,
         channels,
@@ -90,3 +104,27 @@ def codes(x_PC: Tensor, low: Tensor, steps_per_unit: Tensor, bits: int) -> Tenso
         bits,
     )
     return packed_CB
+
+
+def values(packed_CB: Tensor, bits: int, low: Tensor, scale: Tensor, x_PC: Tensor) -> None:
+    """Write the values code * scale + low that packed codes stand for.
+
+    Args:
+        packed_CB: uint8 [C, ceil(P * bits / 8)], contiguous.
+        bits: 2, 4 or 8.
+        low: float32 [C], contiguous.
+        scale: float32 [C], contiguous.
+        x_PC: float32 [P, C], such as `takes` agrees to; is written to.
+    """
+    assert _kernels is not None  # `takes` agreed
+    rows, channels = x_PC.shape
+    _kernels.values(
+        packed_CB.data_ptr(),
+        packed_CB.shape[1],
+        rows,
+        channels,
+        low.data_ptr(),
+        scale.data_ptr(),
+        x_PC.data_ptr(),
+        bits,
+    )

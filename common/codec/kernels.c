@@ -1,4 +1,4 @@
-/* What quantise.py does in several passes, in one pass for the ranges and one for the codes.
+/* What quantise.py does in several passes, in one for the ranges, one for the codes and one to get values back.
  *
  * Plain C, called through ctypes, which lets other threads run meanwhile. Where it could not be compiled,
  * quantise.py works without it and makes the same bytes: every operation on a float is one correctly rounded
@@ -19,7 +19,7 @@
 #endif
 
 /* Of the functions' arguments and results, for a caller who may find a file of another time. */
-const int32_t version = 1;
+const int32_t version = 2;
 
 #define INLINE static inline __attribute__((always_inline))
 /* Compiled twice on x86-64; the wider one is taken where the processor has it. */
@@ -147,3 +147,47 @@ INLINE float greatest(float a, float b) { return a > b ? a : b; }
 
 DEFINE(float, from_float32, float32)
 DEFINE(uint16_t, from_bfloat16, bfloat16)
+
+/* Words[w][c] holds the codes of one channel in per_word rows, the first in the lowest bits. */
+INLINE void spread(const uint32_t words[WORDS][CHANNELS], size_t rows, size_t count, size_t channels,
+                   const float *low, const float *scale, float *out, int bits) {
+    const size_t per_word = 32 / bits;
+    for (size_t row = 0; row < rows; row++, out += channels) {
+        const uint32_t *word = words[row / per_word];
+        const int shift = (int)(row % per_word) * bits;
+        for (size_t c = 0; c < count; c++) {
+            float code = (float)(int32_t)(word[c] >> shift & ((1u << bits) - 1));
+            out[c] = code * scale[c] + low[c];
+        }
+    }
+}
+
+INLINE void unpack(const uint8_t *codes, size_t row_bytes, size_t rows, size_t channels, const float *low,
+                   const float *scale, float *out, int bits) {
+    uint32_t words[WORDS][CHANNELS];
+    const size_t per_word = 32 / bits;
+    for (size_t row = 0; row < rows; row += WORDS * per_word) {
+        size_t here = rows - row < WORDS * per_word ? rows - row : WORDS * per_word;
+        size_t bytes = (here * bits + 7) / 8;
+        for (size_t first = 0; first < channels; first += CHANNELS) {
+            size_t count = channels - first < CHANNELS ? channels - first : CHANNELS;
+            const uint8_t *from = codes + first * row_bytes + row * bits / 8;
+            for (size_t c = 0; c < count; c++, from += row_bytes) {
+                for (size_t w = 0; w < bytes / 4; w++) memcpy(&words[w][c], from + 4 * w, 4);
+                if (bytes % 4 == 0) continue;
+                words[bytes / 4][c] = 0;
+                memcpy(&words[bytes / 4][c], from + bytes / 4 * 4, bytes % 4);
+            }
+            spread(words, here, count, channels, low + first, scale + first, out + row * channels + first, bits);
+        }
+    }
+}
+
+/* Write the values code * scale + low of codes of 2, 4 or 8 bits, float32 [rows][channels]. */
+FOR_EACH_CPU void values(const uint8_t *restrict codes, size_t row_bytes, size_t rows, size_t channels,
+                         const float *restrict low, const float *restrict scale, float *restrict out,
+                         int32_t bits) {
+    if (bits == 8) unpack(codes, row_bytes, rows, channels, low, scale, out, 8);
+    if (bits == 4) unpack(codes, row_bytes, rows, channels, low, scale, out, 4);
+    if (bits == 2) unpack(codes, row_bytes, rows, channels, low, scale, out, 2);
+}

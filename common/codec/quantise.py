@@ -7,8 +7,8 @@ smallest normal float32 counts as constant.
 
 Every operation is one correctly rounded float32 operation, in the same order on every device, so that equal
 input gives equal bytes on CPU and CUDA. On a CPU the compiled passes of kernels.c read the values once for
-the ranges and once for the codes. Where there are none, and to decode, the operations go block by block, so
-that what one leaves is still in the cache for the next.
+the ranges and once for the codes, and write them once. Where there are none, the operations go block by
+block, so that what one leaves is still in the cache for the next.
 
 Shape letters: N batch, C channels, H height, W width; P = N * H * W positions; B bytes of one channel.
 """
@@ -71,12 +71,8 @@ def dequantise(
     """
     n, c, h, w = shape
     x_PC = torch.empty(n * h * w, c, dtype=torch.float32, device=packed_CB.device)
-    per_byte = 8 // bits
-    for start, end in _blocks(x_PC, per_byte):
-        packed_BC = packed_CB.new_empty(-(-end // per_byte) - start // per_byte, c)
-        _transpose(packed_CB[:, start // per_byte : -(-end // per_byte)], packed_BC)
-        codes_PC = unpack(packed_BC, bits, end - start)
-        x_PC[start:end].copy_(codes_PC).mul_(scale).add_(low)
+    write = fused.values if fused.takes(x_PC) else _values
+    write(packed_CB.contiguous(), bits, low, scale, x_PC)
     return x_PC.view(n, h, w, c).permute(0, 3, 1, 2)
 
 
@@ -132,6 +128,15 @@ def _codes(x_PC: Tensor, low: Tensor, steps_per_unit: Tensor, bits: int) -> Tens
         packed_BC = pack(_rounded(codes_PC), bits)
         _transpose(packed_BC, packed_CB[:, start // per_byte : -(-end // per_byte)])
     return packed_CB
+
+
+def _values(packed_CB: Tensor, bits: int, low: Tensor, scale: Tensor, x_PC: Tensor) -> None:
+    """Write the values that packed codes uint8 [C, B] stand for into `x_PC`."""
+    per_byte = 8 // bits
+    for start, end in _blocks(x_PC, per_byte):
+        packed_BC = packed_CB.new_empty(-(-end // per_byte) - start // per_byte, x_PC.shape[1])
+        _transpose(packed_CB[:, start // per_byte : -(-end // per_byte)], packed_BC)
+        x_PC[start:end].copy_(unpack(packed_BC, bits, end - start)).mul_(scale).add_(low)
 
 
 def _rounded(codes_PC: Tensor) -> Tensor:
