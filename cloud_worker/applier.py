@@ -30,7 +30,7 @@ class Applier:
         files: the session's directory.
         run: what edge and cloud agreed on.
         back: the network's back, freshly built.
-        turns: held during a step, so that sessions on one device take turns.
+        turns: takes the steps, as sessions on one device do in turn.
         ahead: has room for records that are decoded before it is their turn.
         clock: monotonic seconds.
 
@@ -72,17 +72,19 @@ class Applier:
         """
         if self._run.gradient_bits:
             self._gradients.check_room()
-        with self._turns:
-            started = self._clock()
-            with lack_of_memory_said():
-                x_NCHW = self._inputs(batch, ready)  # refused before anything is changed
-                try:
-                    loss = self._step(batch, x_NCHW)
-                except BaseException:
-                    self.failed = True
-                    raise
-            self._images.commit()
-            return loss, self._clock() - started
+        return self._turns.take(lambda: self._train(batch, ready))
+
+    def _train(self, batch: Batch, ready: Ready) -> tuple[float, float]:
+        started = self._clock()
+        with lack_of_memory_said():
+            x_NCHW = self._inputs(batch, ready)  # refused before anything is changed
+            try:
+                loss = self._step(batch, x_NCHW)
+            except BaseException:
+                self.failed = True
+                raise
+        self._images.commit()
+        return loss, self._clock() - started
 
     def _step(self, batch: Batch, x_NCHW: Tensor) -> float:
         if not self._run.gradient_bits:
@@ -106,7 +108,10 @@ class Applier:
             CodecError: its content does not decode.
             CloudError: there is not enough memory.
         """
-        with self._turns, lack_of_memory_said():
+        return self._turns.take(lambda: self._classify(part, ready))
+
+    def _classify(self, part: EvaluationPart, ready: Ready) -> tuple[int, float]:
+        with lack_of_memory_said():
             return self._back.evaluate(self._inputs(part, ready), part.labels)
 
     def _inputs(self, record: Batch | EvaluationPart, ready: Ready) -> Tensor:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -107,8 +108,7 @@ def _time_steps(back: Back, sample: Sample, turns: Turns, look_up: Callable[[], 
             look_up()
             x_NCHW = decoded.result()
             decoded = ahead.submit(back.decode, sample.batches[(step + 1) % len(sample.batches)][0])
-            with turns:
-                back.train(step, x_NCHW, sample.batches[step % len(sample.batches)][1])
+            turns.take(partial(back.train, step, x_NCHW, sample.batches[step % len(sample.batches)][1]))
             ends.append(time.monotonic())
     ends = ends[WARM_STEPS - 1 :]
     return statistics.median(later - earlier for earlier, later in pairwise(ends))
@@ -125,11 +125,16 @@ def _time_gradients(
         look_up()
         content, labels = sample.batches[step % len(sample.batches)]
         started = time.monotonic()
-        with turns:
-            x_NCHW = back.decode(content).requires_grad_()
-            back.train(step, x_NCHW, labels)
-            assert x_NCHW.grad is not None  # the loss depends on it
-            gradient = gradient_to_bytes(Gradient(step, encode(x_NCHW.grad, run.gradient_bits)))
+        sizes.append(turns.take(partial(_gradient_bytes, back, step, content, labels, run.gradient_bits)))
         times.append(time.monotonic() - started)
-        sizes.append(len(gradient))
     return statistics.median(times), round(statistics.median(sizes))
+
+
+def _gradient_bytes(
+    back: Back, step: int, content: Packed | CodedImages, labels: tuple[int, ...], bits: int
+) -> int:
+    """Take a step; return what its gradient takes once it is coded."""
+    x_NCHW = back.decode(content).requires_grad_()
+    back.train(step, x_NCHW, labels)
+    assert x_NCHW.grad is not None  # the loss depends on it
+    return len(gradient_to_bytes(Gradient(step, encode(x_NCHW.grad, bits))))

@@ -1,35 +1,23 @@
 """Whose step it is: sessions that share a device take turns, step by step, in the order of asking."""
 
-import threading
-from collections import deque
-from types import TracebackType
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class Turns:
-    """A lock that goes to whoever has waited longest; a plain one may go to the same thread for ever."""
+    """One thread that takes the steps of all sessions.
+
+    Not a lock, as torch's libraries keep for each thread that calls them the buffers of its largest step and,
+    where a step is computed by several threads, those: with a thread for each session, memory and threads
+    would grow with the number of sessions.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()  # held for moments only
-        self._taken = False
-        self._waiting: deque[threading.Lock] = (
-            deque()
-        )  # one for each that waits, released when it is its turn
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="steps")
 
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._taken:
-                self._taken = True
-                return
-            mine = threading.Lock()
-            mine.acquire()
-            self._waiting.append(mine)
-        mine.acquire()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._lock:
-            if self._waiting:
-                self._waiting.popleft().release()  # it stays taken
-            else:
-                self._taken = False
+    def take(self, step: Callable[[], T]) -> T:
+        """Run `step` once all that was asked for before has run; return what it returns."""
+        return self._thread.submit(step).result()

@@ -10,59 +10,39 @@ from cloud_worker.turns import Turns
 PATIENCE_S = 60.0
 
 
-def test_whoever_asked_first_is_next_even_if_the_last_one_asks_again_at_once():
-    """With a plain lock the thread that has it mostly gets it again."""
-    turns, order, threads = Turns(), [], []
+def test_steps_run_in_the_order_of_asking_one_by_one_on_the_same_thread():
+    """Whoever had one waits for all that asked meanwhile; with a plain lock it mostly gets it again."""
+    turns, order, names, go = Turns(), [], set(), threading.Event()
 
     def step(name):
-        with turns:
-            order.append(name)
+        names.add(threading.current_thread().name)
+        order.append(name)
+        if name == "first":
+            go.wait(PATIENCE_S)
 
-    def step_twice(waiting):
-        with turns:
-            order.append("first")
-            waiting.wait(PATIENCE_S)
-        step("first")
+    def ask(*steps):
+        for name in steps:
+            turns.take(lambda name=name: step(name))
 
-    waiting = threading.Event()
-    threads.append(threading.Thread(target=step_twice, args=(waiting,)))
+    threads = [threading.Thread(target=ask, args=("first", "again"))]
     threads[0].start()
     wait_for(lambda: bool(order), "the first step", PATIENCE_S)
     for number, name in enumerate("abc", start=1):
-        threads.append(threading.Thread(target=step, args=(name,)))
+        threads.append(threading.Thread(target=ask, args=(name,)))
         threads[-1].start()
-        wait_for(lambda number=number: len(turns._waiting) == number, "its place in the queue", PATIENCE_S)
-    waiting.set()
+        wait_for(lambda number=number: turns._thread._work_queue.qsize() == number, "its place", PATIENCE_S)
+    assert order == ["first"]
+    go.set()
     for thread in threads:
         thread.join(PATIENCE_S)
 
-    assert order == ["first", "a", "b", "c", "first"]
+    assert order == ["first", "a", "b", "c", "again"]
+    assert len(names) == 1
 
 
-def test_a_step_that_fails_hands_the_turn_on():
+def test_what_a_step_returns_or_raises_is_its_askers():
     turns = Turns()
-    with pytest.raises(ZeroDivisionError), turns:
-        raise ZeroDivisionError
-    with turns:
-        pass
 
-
-def test_never_two_at_once():
-    turns, inside, most = Turns(), 0, []
-
-    def work():
-        nonlocal inside
-        for _ in range(200):
-            with turns:
-                inside += 1
-                most.append(inside)
-                inside -= 1
-
-    threads = [threading.Thread(target=work) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(PATIENCE_S)
-
-    assert len(most) == 1600
-    assert max(most) == 1
+    with pytest.raises(ZeroDivisionError):
+        turns.take(lambda: 1 / 0)
+    assert turns.take(lambda: 1) == 1
