@@ -13,6 +13,7 @@ from cloud_worker.back import Back
 from common.codec import Packed, decode, encode
 from common.data.loader import Loader, evaluation_batches
 from common.strategies import find_strategy
+from common.wire.messages import Batch
 from edge_worker.config import TrainConfig
 from edge_worker.front import Front
 from edge_worker.run import Work
@@ -36,8 +37,8 @@ class PairResult:
     cloud_accuracy: float
 
 
-def train_pair(config: TrainConfig, on_the_way: Callable[[int, Packed], Packed] | None = None) -> PairResult:
-    """Train as the daemons would; `on_the_way` may change what travels, given its `seq`."""
+def train_pair(config: TrainConfig, on_the_way: Callable[[Batch], Batch] | None = None) -> PairResult:
+    """Train as the daemons would; `on_the_way` may change what travels."""
     work = Work(config, find_strategy(config.strategy))
     back = Back(work.agreed_run(), torch.device("cpu"))
     edge_losses, cloud_losses = [], []
@@ -46,11 +47,12 @@ def train_pair(config: TrainConfig, on_the_way: Callable[[int, Packed], Packed] 
         activations, loss = work.front.step(batch)
         if loss is not None:
             edge_losses.append(loss)
-        packed = encode(activations, config.bits)
+        sent = Batch(batch.seq, encode(activations, config.bits), tuple(batch.labels.tolist()))
         if on_the_way is not None:
-            packed = on_the_way(batch.seq, packed)
-        x_NCHW = back.decode(packed).requires_grad_(work.strategy.gradient)
-        cloud_losses.append(back.train(batch.seq, x_NCHW, tuple(batch.labels.tolist())))
+            sent = on_the_way(sent)
+        assert isinstance(sent.content, Packed)
+        x_NCHW = back.decode(sent.content).requires_grad_(work.strategy.gradient)
+        cloud_losses.append(back.train(sent.seq, x_NCHW, sent.labels))
         if x_NCHW.grad is not None:
             work.front.learn(decode(encode(x_NCHW.grad, config.gradient_bits), torch.device("cpu")))
     edge_accuracy, cloud_accuracy = _evaluate(work, work.front, back, config)

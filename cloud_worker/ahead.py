@@ -1,5 +1,6 @@
 """Decodes the next record of a session while the last one is applied, as far as memory allows."""
 
+import math
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -8,14 +9,14 @@ from typing import TypeGuard
 from torch import Tensor
 
 from cloud_worker.back import Back
+from cloud_worker.limits import FLOAT_BYTES
 from common.codec import CodedImages, Packed
 from common.errors import CloudError, HeadwaterError
 from common.memory import lack_of_memory_said
 from common.wire.messages import Batch, EvaluationPart, Record, Reference
 
-# Records of all sessions that may lie decoded. One session keeps its device busy with one; where several take
-# turns, the device has others to go on with.
-PLACES = 2
+# Of all sessions together: each has one record that lies decoded, and 64 of 4 MiB find room.
+MAX_BYTES = 256 << 20
 
 
 class Ready:
@@ -42,30 +43,48 @@ class Ready:
 
 
 class Ahead:
-    """Room for decoded records, shared by all sessions of a cloud."""
+    """Room for decoded records, shared by all sessions of a cloud.
 
-    def __init__(self, places: int = PLACES) -> None:
-        self._places = threading.Semaphore(places)
+    Args:
+        max_bytes: of all that lies decoded; a larger record finds room where no other one lies there.
+    """
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._taken = 0
+        self._lock = threading.Lock()
 
     def prepare(self, record: Record, back: Back) -> Ready:
         """Decode a record's content, if there is room; what fails is told when it is its turn."""
         if not isinstance(record, Batch | EvaluationPart) or not _can_be_ahead(record.content):
             return Ready(record)
-        if not self._places.acquire(blocking=False):
+        size = FLOAT_BYTES * math.prod(record.content.shape)
+        if not self._take(size):
             return Ready(record)
         decoded: Future[Tensor] = Future()
         try:
             with lack_of_memory_said():
                 decoded.set_result(back.decode(record.content))
         except CloudError:  # there may be enough once no step is under way
-            self._places.release()
+            self._give_back(size)
             return Ready(record)
         except HeadwaterError as error:
             decoded.set_exception(error)
         except BaseException:
-            self._places.release()
+            self._give_back(size)
             raise
-        return Ready(record, decoded, self._places.release)
+        return Ready(record, decoded, lambda: self._give_back(size))
+
+    def _take(self, size: int) -> bool:
+        with self._lock:
+            if self._taken and self._taken + size > self._max_bytes:
+                return False
+            self._taken += size
+            return True
+
+    def _give_back(self, size: int) -> None:
+        with self._lock:
+            self._taken -= size
 
 
 def _can_be_ahead(content: Packed | CodedImages | Reference) -> TypeGuard[Packed | CodedImages]:

@@ -5,49 +5,21 @@ import json
 import re
 from pathlib import Path
 
-import click
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.pair import train_pair
-from benchmarks.processes import finish, run_edge, start_edge
+from benchmarks.processes import run_edge
 from common.codec import packed_bytes
 from common.codec.compress import compress, decompress
-from common.flags import options_of
 from common.models.catalogue import ModelSpec, build
-from edge_worker.config import TrainConfig
+from tests.integration.alone import in_process, same
 from tests.integration.conftest import SMALL_RUN
 
 VGG_RUN = (
     "--dataset synthetic --train-limit 150 --test-limit 40 --batch-size 32 --epochs 2 --model vgg11_bn "
     "--split pool2 --bits 4 --threads 1 --precision float32 --workers 1 --lr 0.01"
 ).split()
-
-
-def config_of(arguments):
-    """The config that the command line `arguments` stands for."""
-    seen = []
-
-    @click.command()
-    @options_of(TrainConfig)
-    def command(config, given):
-        seen.append(config)
-
-    command.main(arguments, standalone_mode=False)
-    return seen[0]
-
-
-def in_process(arguments, on_the_way=None):
-    threads = torch.get_num_threads()
-    try:
-        return train_pair(config_of(arguments), on_the_way)
-    finally:
-        torch.set_num_threads(threads)
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def weights(clouds, run_dir: Path, arguments):
@@ -79,34 +51,16 @@ def test_daemons_equal_the_pair_in_one_process_bit_for_bit(clouds, tmp_path, arg
         assert [told[seq] for seq in range(len(losses))] == pytest.approx(losses, rel=1e-6)
 
 
-def test_four_models_side_by_side_on_one_cloud_each_end_with_the_bits_they_end_with_alone(clouds, tmp_path):
-    """They take turns step by step; dropout and batch norm of one do not touch the other."""
-    cuts = {"resnet18": "layer3", "resnet34": "layer3.2", "vgg11": "pool4", "vgg13_bn": "pool3"}
-    settings = "--dataset synthetic --train-limit 96 --test-limit 32 --batch-size 16 --epochs 1 --threads 1"
-    runs = {
-        model: [*settings.split(), *f"--model {model} --split {cut} --precision float32 --workers 1".split()]
-        for model, cut in cuts.items()
-    }
-    cloud = clouds()
-    edges = {model: start_edge(cloud.address, tmp_path / model, *run) for model, run in runs.items()}
-    for edge in edges.values():
-        finish(edge)
-
-    for model, run in runs.items():
-        session = json.loads((tmp_path / model / "run.json").read_text())["session_id"]
-        alone = in_process(run)
-        assert same(load_file(cloud.session_dir(session) / "back.safetensors"), alone.back), model
-
-
 def test_one_flipped_code_byte_on_the_way_breaks_the_equality():
     """The comparison above can fail: one byte of one batch is enough."""
 
-    def flip(seq, packed):
-        if seq != 3:
-            return packed
+    def flip(batch):
+        if batch.seq != 3:
+            return batch
+        packed = batch.content
         raw = bytearray(decompress(packed.data, packed_bytes(packed.shape, packed.bits)))
         raw[1000] ^= 0x11
-        return dataclasses.replace(packed, data=compress(bytes(raw)))
+        return dataclasses.replace(batch, content=dataclasses.replace(packed, data=compress(bytes(raw))))
 
     honest, flipped = in_process(SMALL_RUN), in_process(SMALL_RUN, flip)
 

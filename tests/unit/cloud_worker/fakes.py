@@ -78,12 +78,12 @@ class FakeStream:
         self.error = error
 
 
-def open_session(run_dir: Path, back=None, clock=lambda: 0.0, run=RUN):
+def open_session(run_dir: Path, back=None, clock=lambda: 0.0, run=RUN, ahead=None):
     """Open the session on the files in `run_dir`, as often as wanted: as a cloud does after a restart."""
     files = SessionFiles(run_dir, SESSION)
     if not files.exists():
         files.create(run, "", 0)
-    applier = Applier(files, run, back or CountingBack(), Turns(), Ahead(), clock)
+    applier = Applier(files, run, back or CountingBack(), Turns(), ahead or Ahead(), clock)
     return Session(files, run, applier, clock, checkpoint_every_s=60.0)
 
 

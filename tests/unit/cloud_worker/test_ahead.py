@@ -1,23 +1,28 @@
 """The next record is decoded while the last one is applied; nothing else about either changes."""
 
 import gc
+import math
 import threading
 import time
 import weakref
 
+import numpy as np
 import pytest
 import torch
 
-from cloud_worker.ahead import PLACES, Ahead
+from cloud_worker.ahead import Ahead
 from cloud_worker.limits import Limits
 from cloud_worker.stream import TrainStream
-from common.codec import encode
+from common.codec import Packed, encode
 from common.errors import CodecError, SessionError
 from common.wire.messages import Batch, Position, Skip
 from common.wire.reassembly import chunks_of
 from common.wire.records import record_to_bytes
 from tests.unit.cloud_worker.fakes import CountingBack, open_session
 from tests.unit.records import RUN, batch, batches, hello, part
+
+# What one batch of the small run takes once it is decoded.
+RECORD_BYTES = 4 * 4 * math.prod(RUN.activation_shape)
 
 
 class WatchedBack(CountingBack):
@@ -69,8 +74,7 @@ def serve(session, *records):
 
 def test_the_next_record_is_decoded_during_a_step_and_no_further_one(tmp_path):
     back = WatchedBack()
-    session = open_session(tmp_path, back)
-    session._ahead = Ahead(places=10)
+    session = open_session(tmp_path, back, ahead=Ahead(10 * RECORD_BYTES))
     thread, acks, _ = serve(session, *batches(0, 1, 2, 3))
 
     until(lambda: back.decoded == 2)
@@ -121,18 +125,37 @@ def test_a_record_applied_before_is_ignored_even_where_it_does_not_decode(tmp_pa
     assert acks[-1].applied == Position(2)
 
 
-def test_no_more_lie_decoded_than_there_are_places(tmp_path):
-    """What finds none is decoded in its turn, and places come back however a record ends."""
-    ahead, back = Ahead(), WatchedBack()
+def test_no_more_lies_decoded_than_there_is_room_for(tmp_path):
+    """What finds none is decoded in its turn, and room comes back however a record ends."""
+    ahead, back = Ahead(3 * RECORD_BYTES - 1), WatchedBack()
 
-    ready = [ahead.prepare(undecodable(seq), back) for seq in range(PLACES + 2)]
+    ready = [ahead.prepare(undecodable(seq), back) for seq in range(4)]
 
-    assert [each.decoded is not None for each in ready] == [True] * PLACES + [False, False]
-    assert back.decoded == PLACES
+    assert [each.decoded is not None for each in ready] == [True, True, False, False]
+    assert back.decoded == 2
     for each in ready:
         each.release()
-    again = [ahead.prepare(part(seq), back) for seq in range(PLACES + 1)]
-    assert [each.decoded is not None for each in again] == [True] * PLACES + [False]
+    again = [ahead.prepare(part(seq), back) for seq in range(3)]
+    assert [each.decoded is not None for each in again] == [True, True, False]
+
+
+def test_a_record_larger_than_all_room_is_decoded_where_no_other_lies(tmp_path):
+    ahead, back = Ahead(RECORD_BYTES - 1), WatchedBack()
+
+    first, second = ahead.prepare(batch(0), back), ahead.prepare(batch(1), back)
+    first.release()
+    third = ahead.prepare(batch(1), back)
+
+    assert [each.decoded is not None for each in (second, third)] == [False, True]
+
+
+def test_64_sessions_that_take_turns_all_have_their_next_record_decoded(tmp_path):
+    """Of 4 MiB each: no step waits for its decoding, whoever's turn it is."""
+    shape, labels = (256, 64, 8, 8), (0,) * 256
+    record = Batch(0, Packed(8, shape, np.zeros(64, np.float32), np.ones(64, np.float32), b""), labels)
+    ahead, back = Ahead(), WatchedBack()
+
+    assert all(ahead.prepare(record, back).decoded is not None for _ in range(64))
 
 
 class Failing(WatchedBack):
@@ -149,14 +172,14 @@ class Failing(WatchedBack):
 
 @pytest.mark.parametrize("error", [MemoryError("none left"), torch.cuda.OutOfMemoryError("none left")])
 def test_where_memory_is_short_a_record_is_left_for_its_turn(error):
-    ahead = Ahead(places=1)
+    ahead = Ahead(RECORD_BYTES)
 
     assert ahead.prepare(batch(0), Failing(error)).decoded is None
     assert ahead.prepare(batch(0), WatchedBack()).decoded is not None
 
 
 def test_a_place_comes_back_after_a_failure():
-    ahead = Ahead(places=1)
+    ahead = Ahead(RECORD_BYTES)
     with pytest.raises(ZeroDivisionError):
         ahead.prepare(batch(0), Failing(ZeroDivisionError("a bug")))
 
@@ -205,8 +228,7 @@ def test_what_was_decoded_is_let_go_of_with_a_record_that_is_refused(tmp_path):
 def test_a_stream_that_is_ended_gives_its_place_back(tmp_path):
     """Its next record lies decoded, and is never applied."""
     back = WatchedBack()
-    session = open_session(tmp_path, back)
-    session._ahead = Ahead(places=2)
+    session = open_session(tmp_path, back, ahead=Ahead(2 * RECORD_BYTES))
     thread, _, errors = serve(session, *batches(0, 1, 2))
     until(lambda: back.decoded == 2)
 
@@ -222,8 +244,7 @@ def test_a_stream_that_is_ended_gives_its_place_back(tmp_path):
 def test_a_stream_whose_reply_nobody_takes_gives_its_place_back_once_it_is_over(tmp_path):
     """GRPC leaves it suspended for as long as the edge does not read."""
     back = WatchedBack()
-    session = open_session(tmp_path, back)
-    session._ahead = Ahead(places=2)
+    session = open_session(tmp_path, back, ahead=Ahead(2 * RECORD_BYTES))
     stream = TrainStream(session, hello(), Limits())
     session.attach(hello(), stream)
     acks = stream.serve(iter([c for r in batches(0, 1) for c in chunks_of(record_to_bytes(r), 1 << 20)]))

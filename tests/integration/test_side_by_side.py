@@ -1,0 +1,128 @@
+"""Many sessions on one cloud: each in its turn, none touched by the others."""
+
+import json
+import threading
+from contextlib import contextmanager
+
+import grpc
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from benchmarks.processes import finish, start_edge, wait_for
+from cloud_worker.back import Back
+from common.strategies import find_strategy
+from common.wire.messages import End, Hello, Position
+from edge_worker.run import Work
+from tests.integration.alone import config_of, in_process, same
+from tests.unit.cloud_worker.edges import cloud_in_process, refused, welcomed
+from tests.unit.cloud_worker.fakes import CountingBack
+from tests.unit.records import batches
+
+MODELS = {"resnet18": "layer3", "resnet34": "layer3.2", "vgg11": "pool4", "vgg13_bn": "pool3"}
+SETTINGS = "--dataset synthetic --train-limit 96 --test-limit 32 --batch-size 16 --epochs 1 --threads 1"
+RUNS = {
+    model: [*SETTINGS.split(), *f"--model {model} --split {cut} --precision float32 --workers 1".split()]
+    for model, cut in MODELS.items()
+}
+CROWD = 64
+PATIENCE_S = 120.0
+
+
+def session_id(number):
+    return f"{number:08d}-0000-4000-8000-000000000000"
+
+
+@pytest.fixture
+def one_thread():
+    """As the runs alone have."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Whose steps the cloud took, in order."""
+    taken = []
+
+    def watch(back_class):
+        train = back_class.train
+
+        def watched(back, *batch):
+            taken.append(back)
+            return train(back, *batch)
+
+        monkeypatch.setattr(back_class, "train", watched)
+
+    watch(Back)
+    watch(CountingBack)
+    return taken
+
+
+@contextmanager
+def all_waiting(cloud, count):
+    """The turns stand still in this block; at its end so many sessions wait for theirs."""
+    turns, gone_on = cloud.sessions._turns, threading.Event()
+    standing = threading.Thread(target=turns.take, args=(gone_on.wait,))
+    standing.start()
+    yield
+    wait_for(lambda: turns._thread._work_queue.qsize() == count, f"{count} sessions", PATIENCE_S)
+    gone_on.set()
+    standing.join()
+
+
+def test_four_models_side_by_side_on_one_cloud_each_end_with_the_bits_they_end_with_alone(clouds, tmp_path):
+    """Dropout and batch norm of one do not touch the other."""
+    cloud = clouds()
+    edges = [start_edge(cloud.address, tmp_path / model, *run) for model, run in RUNS.items()]
+    for edge in edges:
+        finish(edge)
+
+    for model, run in RUNS.items():
+        session = json.loads((tmp_path / model / "run.json").read_text())["session_id"]
+        back = load_file(cloud.session_dir(session) / "back.safetensors")
+        assert same(back, in_process(run).back), model
+
+
+def test_four_models_take_turns_step_by_step(tmp_path, one_thread, steps):
+    """What each sent alone is sent again: all wait for their first step, and none takes two meanwhile."""
+    sent, alone, hellos = {}, {}, {}
+    for number, (model, run) in enumerate(RUNS.items()):
+        sent[model] = []
+        alone[model] = in_process(run, lambda batch, model=model: sent[model].append(batch) or batch)
+        agreed = Work(config_of(run), find_strategy("hierarchical")).agreed_run()
+        hellos[model] = Hello(session_id=session_id(number), generation=1, run=agreed, losses_from=0)
+    steps.clear()
+
+    with cloud_in_process(tmp_path) as cloud:
+        with all_waiting(cloud, len(RUNS)):
+            edges = {model: cloud.edge(hello) for model, hello in hellos.items()}
+            for model, edge in edges.items():
+                edge.reply()
+                edge.send_records(*sent[model], End(len(sent[model])))
+        for model, edge in edges.items():
+            while edge.reply().durable < End(len(sent[model])).after:
+                pass
+
+    assert len(set(steps[: len(RUNS)])) == len(RUNS)
+    for model, hello in hellos.items():
+        assert same(load_file(tmp_path / hello.session_id / "back.safetensors"), alone[model].back), model
+
+
+def test_64_sessions_are_served_at_once_in_fair_turns_and_one_more_is_refused(tmp_path, monkeypatch, steps):
+    """None takes its second step before each had its first, and each batch is applied once."""
+    monkeypatch.setattr("cloud_worker.sessions.Back", CountingBack)
+    with cloud_in_process(tmp_path, max_sessions=CROWD) as cloud:
+        with all_waiting(cloud, CROWD):
+            edges = [welcomed(cloud, session_id=session_id(number)) for number in range(CROWD)]
+            for edge in edges:
+                edge.send_records(*batches(0, 1, 2))
+            with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "serves 64 sessions, which is its limit"):
+                welcomed(cloud, session_id=session_id(CROWD))
+        for edge in edges:
+            edge.until(Position(3))
+
+    assert len(set(steps[:CROWD])) == CROWD
+    assert [[seq for seq, _ in back.learnt] for back in set(steps)] == [[0, 1, 2]] * CROWD
