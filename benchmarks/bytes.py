@@ -21,6 +21,7 @@ from common.wire.messages import Batch
 from common.wire.records import record_to_bytes
 
 BAR = 1.03
+WIDTHS = (8, 4, 2)
 
 
 def entropy_bytes(codes_CP: Tensor, bits: int) -> tuple[float, float]:
@@ -40,8 +41,10 @@ def main(report: Report, data_dir: Path) -> None:
     """Bytes of a record against the entropy of its codes."""
     torch.set_num_threads(1)
     for network in NETWORKS[-1:] if report.quick else NETWORKS:
+        if all(report.has("bytes_over_entropy", {**network.case(data_dir), "bits": bits}) for bits in WIDTHS):
+            continue
         x = trained_activations(network, data_dir, report.quick)
-        for bits in (8, 4, 2):
+        for bits in WIDTHS:
             packed_CB, _, _ = quantise(x, bits)
             codes_CP = unpack(packed_CB.t().contiguous(), bits, x.numel() // x.shape[1]).t()
             pooled, by_channel = entropy_bytes(codes_CP, bits)

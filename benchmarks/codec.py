@@ -20,7 +20,7 @@ from torch import Tensor
 
 from benchmarks.activations import NETWORKS, data_dir, trained_activations
 from benchmarks.report import Report, benchmark
-from benchmarks.rivals import hivemind_8bit, nvflare_fp16
+from benchmarks.rivals import Rival, hivemind_8bit, nvflare_fp16
 from common.codec import Packed, decode, encode
 from common.codec.quantise import dequantise, quantise
 
@@ -29,6 +29,7 @@ ROUNDS, QUICK_ROUNDS = 31, 3
 # Against Hivemind's encode: at 8 bits without compression, at 4 bits with it.
 PLAIN_BAR, PACKED_BAR = 5.0, 3.0
 BITS = (8, 4, 2)
+BESIDE = "8 bits and zstd"  # what is compared in bytes and error with Hivemind
 
 
 def speeds(work: dict[str, Callable[[], object]], megabytes: float, rounds: int) -> dict[str, float]:
@@ -54,6 +55,11 @@ def ours(x: Tensor, bits: int) -> tuple[dict[str, Callable[[], object]], Packed]
     }, packed
 
 
+def name_of(rival: Rival) -> str:
+    """Return another system's path as the figures name it, with whose code it is."""
+    return f"{rival.name} ({rival.source})"
+
+
 def measure(report: Report, case: dict[str, Any], x: Tensor) -> None:
     """Print the figures of one network's activations."""
     plain = x.contiguous()
@@ -65,7 +71,7 @@ def measure(report: Report, case: dict[str, Any], x: Tensor) -> None:
         size = len(packed.data) + packed.low.nbytes + packed.scale.nbytes
         sizes[f"{bits} bits and zstd"] = size, float((decode(packed, CPU) - x).abs().mean())
     for rival in (hivemind_8bit(), nvflare_fp16()):
-        name, data = f"{rival.name} ({rival.source})", rival.encode(plain)
+        name, data = name_of(rival), rival.encode(plain)
         work[f"{name}, encode"] = lambda rival=rival: rival.encode(plain)  # type: ignore[misc]
         work[f"{name}, decode"] = lambda rival=rival, data=data: rival.decode(data, plain.shape)  # type: ignore[misc]
         sizes[name] = len(data), float((rival.decode(data, tuple(plain.shape)) - plain).abs().mean())
@@ -75,15 +81,14 @@ def measure(report: Report, case: dict[str, Any], x: Tensor) -> None:
     for name, (size, error) in sizes.items():
         report.figure("codec_bytes", {**case, "what": name}, size, "bytes")
         report.figure("codec_error", {**case, "what": name}, error, "mean |x - decoded|")
-    hivemind = next(name for name in sizes if name.startswith("Hivemind"))
+    hivemind = name_of(hivemind_8bit())
     theirs = found[f"{hivemind}, encode"]
     versus = {**case, "against": hivemind}
     for what, bar in (("8 bits", PLAIN_BAR), ("4 bits and zstd", PACKED_BAR)):
         ratio = found[f"{what}, encode"] / theirs
         report.figure("encode_ratio", {**versus, "what": what}, ratio, "times", at_least=bar)
-    what = "8 bits and zstd"
-    for name, our, their in zip(("bytes_ratio", "error_ratio"), sizes[what], sizes[hivemind], strict=True):
-        report.figure(name, {**versus, "what": what}, our / their, "times", at_most=1.0)
+    for name, our, their in zip(("bytes_ratio", "error_ratio"), sizes[BESIDE], sizes[hivemind], strict=True):
+        report.figure(name, {**versus, "what": BESIDE}, our / their, "times", at_most=1.0)
 
 
 def on_cuda(report: Report, case: dict[str, Any], x: Tensor) -> None:
@@ -101,10 +106,13 @@ def main(report: Report, data_dir: Path) -> None:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     for network in NETWORKS[-1:] if report.quick else NETWORKS:
+        case = network.case(data_dir)
+        if report.has("error_ratio", {**case, "against": name_of(hivemind_8bit()), "what": BESIDE}):
+            continue
         activations = trained_activations(network, data_dir, report.quick)
-        measure(report, network.case(data_dir), activations)
+        measure(report, case, activations)
         if torch.cuda.is_available():
-            on_cuda(report, network.case(data_dir), activations)
+            on_cuda(report, case, activations)
 
 
 if __name__ == "__main__":

@@ -30,11 +30,16 @@ class Report:
     failed: bool = False
 
     def has(self, name: str, case: dict[str, Any]) -> bool:
-        """Tell whether the file holds this figure already, from a benchmark that was stopped."""
+        """Tell whether the file holds this figure already, from a benchmark that was stopped.
+
+        Where it fell short of its bar then, it does so still.
+        """
         if self.out is None or not self.out.exists():
             return False
         told = [json.loads(line) for line in self.out.read_text().splitlines()]
-        return any(each["name"] == name and each["case"] == case for each in told)
+        found = [each for each in told if each["name"] == name and each["case"] == case]
+        self.failed |= any(each["holds"] is False for each in found)
+        return bool(found)
 
     def figure(
         self,

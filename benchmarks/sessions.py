@@ -61,6 +61,9 @@ def play(work: Path, record: Path, edges: int, batches: int) -> tuple[dict[str, 
 def main(report: Report) -> None:
     """Images a second of many edges, and the worst one's part."""
     crowds, rounds = (QUICK_CROWDS, 1) if report.quick else (CROWDS, ROUNDS)
+    last = {"edges": crowds[-1][0], "settings": SETTINGS}
+    if report.has("session_idle", last):
+        return
     longest = WARM + max(batches for _, batches in crowds) + 1
     rates: dict[int, list[float]] = {edges: [] for edges, _ in crowds}
     worst: dict[int, list[float]] = {edges: [] for edges, _ in crowds}
@@ -86,8 +89,7 @@ def main(report: Report) -> None:
     few, many_edges = min(idle), max(idle)
     grown = statistics.median(idle[many_edges]) - statistics.median(idle[few])
     each = grown / (many_edges - few) - state_bytes()
-    case = {"edges": many_edges, "settings": SETTINGS}
-    report.figure("session_idle", case, each, "bytes beyond its weights and momenta", at_most=IDLE_BAR)
+    report.figure("session_idle", last, each, "bytes beyond its weights and momenta", at_most=IDLE_BAR)
 
 
 if __name__ == "__main__":
