@@ -19,6 +19,7 @@ from cloud_worker.service import EXPORTS_AT_ONCE, TrainingService
 from cloud_worker.sessions import Sessions
 from cloud_worker.unread import EndUnread
 from common.address import resolves, split_address
+from common.codec import NOT_COMPILED, is_compiled
 from common.errors import ConfigError
 from common.memory import freeze_objects, limit_heaps, thaw_objects
 from common.models.catalogue import model_names
@@ -94,6 +95,8 @@ def serve(config: ServeConfig) -> None:
     host, _ = split_address(config.listen, "--listen")
     click.echo(f"listening on {f'[{host}]' if ':' in host else host}:{port}")
     log.info("device %s, threads %d, sessions in %s", device, threads, config.run_dir)
+    if device.type == "cpu" and not is_compiled():
+        log.info(NOT_COMPILED)
     stop.wait()
     log.info("shutting down: ending streams and saving")
     stopped = server.stop(DRAIN_S)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from common.checkpoint import tensors_to_bytes
-from common.codec import WIDTHS, is_compiled, packed_bytes
+from common.codec import NOT_COMPILED, WIDTHS, is_compiled, packed_bytes
 from common.data.datasets import Dataset, open_dataset
 from common.data.sampler import batches_per_epoch
 from common.durable import write_atomic
@@ -209,7 +209,7 @@ class Work:
     def _tell(self) -> None:
         log.info("device %s, threads %d, %s", self.device, self.config.threads, self.precision)
         if self.device.type == "cpu" and not is_compiled():
-            log.info("the codec is not compiled, which makes it slower: install again with a C compiler")
+            log.info(NOT_COMPILED)
         if self.coding is not None:
             log.info("images go up as %s", self.coding)
 

@@ -1,7 +1,7 @@
 """The passes of kernels.c over activations on a CPU, where it was compiled when headwater was installed."""
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import NamedTuple
 
@@ -9,24 +9,18 @@ import torch
 from torch import Tensor
 
 KERNELS = "common.codec._kernels"
-VERSION = 2  # of what kernels.c takes and returns
+VERSION = 3  # of what kernels.c takes and returns
+NOT_COMPILED = "the codec is not compiled, which makes it slower: install again with a C compiler"
 SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 _POINTER, _SIZE, _INT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int32
 
 
-class Encoding(NamedTuple):
-    """The functions of kernels.c for one type of values."""
-
-    extremes: Callable[..., int]
-    codes: Callable[..., None]
-
-
 class Kernels(NamedTuple):
-    """The functions of kernels.c."""
+    """The functions of kernels.c: `quantise` for each type of values, `dequantise` gives float32."""
 
-    encoding: dict[torch.dtype, Encoding]
-    values: Callable[..., None]
+    quantise: Mapping[torch.dtype, Callable[..., int]]
+    dequantise: Callable[..., None]
 
 
 def _load() -> Kernels | None:
@@ -39,17 +33,15 @@ def _load() -> Kernels | None:
             return None
     except (OSError, ValueError):  # left there by another machine, or an older version
         return None
-    encoding = {}
+    quantise = {}
     for dtype, suffix in SUFFIXES.items():
-        extremes, codes = library[f"extremes_{suffix}"], library[f"codes_{suffix}"]
-        extremes.argtypes, extremes.restype = [_POINTER, _SIZE, _SIZE, _POINTER, _POINTER], _INT
-        codes.argtypes = [_POINTER, _SIZE, _SIZE, _POINTER, _POINTER, _POINTER, _SIZE, _INT]
-        codes.restype = None
-        encoding[dtype] = Encoding(extremes, codes)
-    values = library.values
-    values.argtypes = [_POINTER, _SIZE, _SIZE, _SIZE, _POINTER, _POINTER, _POINTER, _INT]
-    values.restype = None
-    return Kernels(encoding, values)
+        function = library[f"quantise_{suffix}"]
+        function.argtypes = [_POINTER, _SIZE, _SIZE, _INT, _POINTER, _POINTER, _POINTER, _POINTER, _SIZE]
+        function.restype = _INT
+        quantise[dtype] = function
+    library.dequantise.argtypes = [_POINTER, _SIZE, _SIZE, _SIZE, _INT, _POINTER, _POINTER, _POINTER]
+    library.dequantise.restype = None
+    return Kernels(quantise, library.dequantise)
 
 
 _kernels = _load()
@@ -64,49 +56,36 @@ def takes(x_PC: Tensor) -> bool:
     """Return whether these activations can go through the kernels: they are there, and know their kind."""
     if _kernels is None or x_PC.device.type != "cpu":
         return False
-    return x_PC.dtype in _kernels.encoding and x_PC.is_contiguous()
+    return x_PC.dtype in _kernels.quantise and x_PC.is_contiguous()
 
 
-def extremes(x_PC: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Return the least and the greatest value of each channel, float32 [C]; None where one is not finite.
-
-    Args:
-        x_PC: [P, C], such as `takes` agrees to.
-    """
-    rows, channels = x_PC.shape
-    low, high = torch.empty(2, channels, dtype=torch.float32, device="cpu")
-    assert _kernels is not None  # `takes` agreed
-    find = _kernels.encoding[x_PC.dtype].extremes
-    is_unsound = find(x_PC.data_ptr(), rows, channels, low.data_ptr(), high.data_ptr())
-    return None if is_unsound else (low, high)
-
-
-def codes(x_PC: Tensor, low: Tensor, steps_per_unit: Tensor, bits: int) -> Tensor:
-    """Return the packed codes (x - low) * steps_per_unit, rounded: uint8 [C, ceil(P * bits / 8)].
+def quantise(x_PC: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Return what the function of this name in quantise.py does; None where a range is not finite.
 
     Args:
         x_PC: [P, C], such as `takes` agrees to.
-        low: float32 [C], contiguous.
-        steps_per_unit: float32 [C], contiguous; no code may come out above 2^bits - 1.
         bits: 2, 4 or 8.
     """
+    assert _kernels is not None  # `takes` agreed
+    assert bits in (2, 4, 8)
     rows, channels = x_PC.shape
     packed_CB = torch.empty(channels, -(-rows * bits // 8), dtype=torch.uint8, device="cpu")
-    assert _kernels is not None  # `takes` agreed
-    _kernels.encoding[x_PC.dtype].codes(
+    low, scale, steps = torch.empty(3, channels, dtype=torch.float32, device="cpu")
+    is_void = _kernels.quantise[x_PC.dtype](
         x_PC.data_ptr(),
         rows,
         channels,
+        bits,
         low.data_ptr(),
-        steps_per_unit.data_ptr(),
+        scale.data_ptr(),
+        steps.data_ptr(),
         packed_CB.data_ptr(),
         packed_CB.shape[1],
-        bits,
     )
-    return packed_CB
+    return None if is_void else (packed_CB, low, scale)
 
 
-def values(packed_CB: Tensor, bits: int, low: Tensor, scale: Tensor, x_PC: Tensor) -> None:
+def dequantise(packed_CB: Tensor, bits: int, low: Tensor, scale: Tensor, x_PC: Tensor) -> None:
     """Write the values code * scale + low that packed codes stand for.
 
     Args:
@@ -118,13 +97,22 @@ def values(packed_CB: Tensor, bits: int, low: Tensor, scale: Tensor, x_PC: Tenso
     """
     assert _kernels is not None  # `takes` agreed
     rows, channels = x_PC.shape
-    _kernels.values(
+    # Else memory that is not theirs would be read and written.
+    assert bits in (2, 4, 8)
+    assert packed_CB.shape == (channels, -(-rows * bits // 8))
+    assert packed_CB.dtype == torch.uint8
+    assert packed_CB.is_contiguous()
+    for each in (low, scale):
+        assert each.shape == (channels,)
+        assert each.is_contiguous()
+    assert low.dtype == scale.dtype == x_PC.dtype == torch.float32
+    _kernels.dequantise(
         packed_CB.data_ptr(),
         packed_CB.shape[1],
         rows,
         channels,
+        bits,
         low.data_ptr(),
         scale.data_ptr(),
         x_PC.data_ptr(),
-        bits,
     )

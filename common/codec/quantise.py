@@ -7,8 +7,8 @@ smallest normal float32 counts as constant.
 
 Every operation is one correctly rounded float32 operation, in the same order on every device, so that equal
 input gives equal bytes on CPU and CUDA. On a CPU the compiled passes of kernels.c read the values once for
-the ranges and once for the codes, and write them once. Where there are none, the operations go block by
-block, so that what one leaves is still in the cache for the next.
+the ranges and once for the codes, and write them once. Where there are none, the operations below go block
+by block, so that what one leaves is still in the cache for the next.
 
 Shape letters: N batch, C channels, H height, W width; P = N * H * W positions; B bytes of one channel.
 """
@@ -50,11 +50,12 @@ def quantise(x_NCHW: Tensor, bits: int) -> tuple[Tensor, Tensor, Tensor]:
         CodecError: a value is NaN or infinite, or a channel's range does not fit into float32.
     """
     x_PC = _rows(x_NCHW.detach())
-    low, scale = _ranges(x_PC, bits)
+    if fused.takes(x_PC) and (made := fused.quantise(x_PC, bits)) is not None:
+        return made
+    low, scale = _ranges(x_PC, bits)  # raises where it was a range that is not finite
     # A constant channel has scale 0: multiply by 1, all its codes are 0.
     steps_per_unit = torch.where(scale > 0, scale, 1.0).reciprocal()
-    codes_of = fused.codes if fused.takes(x_PC) else _codes
-    return codes_of(x_PC, low, steps_per_unit, bits), low, scale
+    return _codes(x_PC, low, steps_per_unit, bits), low, scale
 
 
 def dequantise(
@@ -71,7 +72,7 @@ def dequantise(
     """
     n, c, h, w = shape
     x_PC = torch.empty(n * h * w, c, dtype=torch.float32, device=packed_CB.device)
-    write = fused.values if fused.takes(x_PC) else _values
+    write = fused.dequantise if fused.takes(x_PC) else _values
     write(packed_CB.contiguous(), bits, low, scale, x_PC)
     return x_PC.view(n, h, w, c).permute(0, 3, 1, 2)
 
@@ -83,8 +84,7 @@ def _rows(x_NCHW: Tensor) -> Tensor:
 
 def _ranges(x_PC: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Return low and scale of each channel, float32 [C]."""
-    sound = fused.extremes(x_PC) if fused.takes(x_PC) else None
-    low, high = sound or _extremes(x_PC)
+    low, high = _extremes(x_PC)
     # A channel may have zeros of both signs, and which of them is the least is up to the device.
     low = low + 0.0
     span = high - low

@@ -139,6 +139,20 @@ def test_a_part_of_a_larger_tensor_is_taken_for_what_it_is():
     assert made.data == encode(x[:, 3:7].clone(), 4).data
 
 
+@pytest.mark.parametrize(
+    ("change", "index"),
+    [(lambda packed: packed[:, :-1], 0), (lambda packed: packed[:-1], 0), (lambda low: low.double(), 2)],
+)
+def test_memory_of_another_size_or_kind_is_not_touched(change, index):
+    """It would be read beyond its end."""
+    packed_CB, low, scale = quantise(torch.randn(4, 8, 3, 3), 4)
+    arguments = [packed_CB, 4, low, scale, torch.empty(36, 8)]
+    arguments[index] = change(arguments[index]).contiguous()
+
+    with pytest.raises(AssertionError):
+        fused.dequantise(*arguments)
+
+
 def test_a_library_of_another_version_is_left_alone(monkeypatch):
     """An editable installation keeps the file that was compiled when it was installed."""
     monkeypatch.setattr(fused, "VERSION", fused.VERSION + 1)
