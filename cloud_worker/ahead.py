@@ -15,8 +15,11 @@ from common.errors import CloudError, HeadwaterError
 from common.memory import lack_of_memory_said
 from common.wire.messages import Batch, EvaluationPart, Record, Reference
 
-# Of all sessions together: each has one record that lies decoded, and 64 of 4 MiB find room.
+# Of all sessions together. Each has up to two records that lie decoded, one that is applied or waits for its
+# turn and the next: with 64 sessions there is room for 2 MiB each.
 MAX_BYTES = 256 << 20
+# These always find room, however large: a session alone keeps its device busy with two.
+MIN_RECORDS = 2
 
 
 class Ready:
@@ -46,12 +49,12 @@ class Ahead:
     """Room for decoded records, shared by all sessions of a cloud.
 
     Args:
-        max_bytes: of all that lies decoded; a larger record finds room where no other one lies there.
+        max_bytes: of all that lies decoded, but for the first two records.
     """
 
     def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._max_bytes = max_bytes
-        self._taken = 0
+        self._bytes = self._records = 0  # that lie decoded
         self._lock = threading.Lock()
 
     def prepare(self, record: Record, back: Back) -> Ready:
@@ -77,14 +80,16 @@ class Ahead:
 
     def _take(self, size: int) -> bool:
         with self._lock:
-            if self._taken and self._taken + size > self._max_bytes:
+            if self._records >= MIN_RECORDS and self._bytes + size > self._max_bytes:
                 return False
-            self._taken += size
+            self._bytes += size
+            self._records += 1
             return True
 
     def _give_back(self, size: int) -> None:
         with self._lock:
-            self._taken -= size
+            self._bytes -= size
+            self._records -= 1
 
 
 def _can_be_ahead(content: Packed | CodedImages | Reference) -> TypeGuard[Packed | CodedImages]:

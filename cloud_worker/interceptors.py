@@ -105,15 +105,18 @@ def _taking_streams(handler: Any, behaviour: Any, parsed: bool = True) -> Any:
 
 
 def _parsed(requests: Iterator[bytes], parse: Any) -> Iterator[Any]:
-    """Yield the requests as messages.
+    """Return the requests as messages, none of which is held while the next one is waited for.
 
     gRPC would answer what does not parse with INTERNAL, and log a traceback for each.
     """
-    for data in requests:
+
+    def message(data: bytes) -> Any:
         try:
-            yield parse(data)
+            return parse(data)
         except DecodeError as error:
             raise WireError(f"a message of {len(data)} bytes does not parse: {error}") from error
+
+    return map(message, requests)
 
 
 def _guard_stream(inner: Any, parse: Any) -> Any:

@@ -48,7 +48,7 @@ class TrainingService(pb_grpc.TrainingServicer):
         self, request_iterator: Iterator[pb.TrainRequest], context: grpc.ServicerContext
     ) -> Iterator[pb.TrainReply]:
         """Serve one stream of one session."""
-        requests: Iterator[Request] = (convert.request_from_proto(proto) for proto in request_iterator)
+        requests: Iterator[Request] = map(convert.request_from_proto, request_iterator)
         hello = first_of(requests, FIRST_MESSAGE_S)
         if hello is None:
             # It looks the same where its caller has left, or gRPC has refused a message above its limit.
@@ -115,7 +115,7 @@ class TrainingService(pb_grpc.TrainingServicer):
         self, request_iterator: Iterator[pb.TrainRequest], context: grpc.ServicerContext
     ) -> pb.ProfileReply:
         """Tell how fast a run would be trained here; nothing of it is kept."""
-        requests: Iterator[Request] = (convert.request_from_proto(proto) for proto in request_iterator)
+        requests: Iterator[Request] = map(convert.request_from_proto, request_iterator)
         hello = first_of(requests, FIRST_MESSAGE_S)
         if not isinstance(hello, Hello):
             raise WireError("the first message of a profile must be Hello")

@@ -135,22 +135,26 @@ class TrainStream:
 
     def _read(self, requests: Requests) -> None:
         reassembly = Reassembly(self._session.max_record_bytes)
-        while True:
-            try:
-                request = next(requests)
-            except (StopIteration, grpc.RpcError):  # closed by the edge, or broken off
-                break
-            if isinstance(request, Hello):
-                raise WireError("Hello may come only once, as the first message of a stream")
-            if isinstance(request, Note):
-                self._session.note(request.losses_from, request.save, self)
-                self._tell()
-                continue
-            if not self._take(request, reassembly):
-                return
+        while self._read_one(requests, reassembly):
+            pass
         with self._changed:
             self._reading = False
             self._changed.notify_all()
+
+    # One of each loop is a function of its own: a thread that waits holds nothing of what came last.
+
+    def _read_one(self, requests: Requests, reassembly: Reassembly) -> bool:
+        try:
+            request = next(requests)
+        except (StopIteration, grpc.RpcError):  # closed by the edge, or broken off
+            return False
+        if isinstance(request, Hello):
+            raise WireError("Hello may come only once, as the first message of a stream")
+        if isinstance(request, Note):
+            self._session.note(request.losses_from, request.save, self)
+            self._tell()
+            return True
+        return self._take(request, reassembly)
 
     def _take(self, chunk: Chunk, reassembly: Reassembly) -> bool:
         """Take one chunk once there is room; False when the stream is over."""
@@ -172,18 +176,25 @@ class TrainStream:
     # -------------------------------------------------------------- the preparer
 
     def _prepare_all(self) -> None:
-        while (data := self._next_record()) is not None:
-            ready: Ready | HeadwaterError
-            try:
-                ready = self._session.prepare(record_from_bytes(data, self._session.run))
-            except HeadwaterError as error:  # for the trainer: what came before is applied first
-                ready = error
-            with self._changed:
-                if self._training:
-                    self._next = ready
-                elif isinstance(ready, Ready):
-                    ready.release()
-                self._changed.notify_all()
+        while self._prepare_one():
+            pass
+
+    def _prepare_one(self) -> bool:
+        data = self._next_record()
+        if data is None:
+            return False
+        ready: Ready | HeadwaterError
+        try:
+            ready = self._session.prepare(record_from_bytes(data, self._session.run))
+        except HeadwaterError as error:  # for the trainer: what came before is applied first
+            ready = error
+        with self._changed:
+            if self._training:
+                self._next = ready
+            elif isinstance(ready, Ready):
+                ready.release()
+            self._changed.notify_all()
+        return True
 
     def _next_record(self) -> bytes | None:
         """Wait for a record, and for the one before it to be under way; None once none will come."""
@@ -201,16 +212,22 @@ class TrainStream:
     # -------------------------------------------------------------- the trainer
 
     def _apply_all(self) -> None:
-        while (ready := self._next_ready()) is not None:
-            try:
-                self._session.apply(ready, self)
-            finally:
-                ready.release()
-            with self._changed:
-                self._under_way -= 1
-                self._quiet_since = time.monotonic()
+        while self._apply_one():
             self._tell()
         self._stop()
+
+    def _apply_one(self) -> bool:
+        ready = self._next_ready()
+        if ready is None:
+            return False
+        try:
+            self._session.apply(ready, self)
+        finally:
+            ready.release()
+        with self._changed:
+            self._under_way -= 1
+            self._quiet_since = time.monotonic()
+        return True
 
     def _next_ready(self) -> Ready | None:
         """Wait for a prepared record; None once none will come."""

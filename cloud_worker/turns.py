@@ -4,6 +4,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import torch
+
 T = TypeVar("T")
 
 
@@ -17,6 +19,9 @@ class Turns:
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="steps")
+        # Started now, so that no step is left in its queue where it cannot be; and a thread has the number of
+        # threads that torch was told once it has asked for it.
+        self._thread.submit(torch.get_num_threads).result()
 
     def take(self, step: Callable[[], T]) -> T:
         """Run `step` once all that was asked for before has run; return what it returns."""

@@ -26,7 +26,7 @@ RUNS = {
     for model, cut in MODELS.items()
 }
 CROWD = 64
-PATIENCE_S = 120.0
+PATIENCE_S = 60.0
 
 
 def session_id(number):
@@ -64,13 +64,21 @@ def steps(monkeypatch):
 @contextmanager
 def all_waiting(cloud, count):
     """The turns stand still in this block; at its end so many sessions wait for theirs."""
-    turns, gone_on = cloud.sessions._turns, threading.Event()
-    standing = threading.Thread(target=turns.take, args=(gone_on.wait,))
+    turns, stands, goes_on = cloud.sessions._turns, threading.Event(), threading.Event()
+
+    def stand_still():
+        stands.set()
+        goes_on.wait(PATIENCE_S)
+
+    standing = threading.Thread(target=turns.take, args=(stand_still,))
     standing.start()
-    yield
-    wait_for(lambda: turns._thread._work_queue.qsize() == count, f"{count} sessions", PATIENCE_S)
-    gone_on.set()
-    standing.join()
+    stands.wait(PATIENCE_S)
+    try:
+        yield
+        wait_for(lambda: turns._thread._work_queue.qsize() == count, f"{count} sessions", PATIENCE_S)
+    finally:
+        goes_on.set()
+        standing.join()
 
 
 def test_four_models_side_by_side_on_one_cloud_each_end_with_the_bits_they_end_with_alone(clouds, tmp_path):

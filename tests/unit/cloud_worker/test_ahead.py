@@ -1,6 +1,7 @@
 """The next record is decoded while the last one is applied; nothing else about either changes."""
 
 import gc
+import itertools
 import math
 import threading
 import time
@@ -125,37 +126,38 @@ def test_a_record_applied_before_is_ignored_even_where_it_does_not_decode(tmp_pa
     assert acks[-1].applied == Position(2)
 
 
-def test_no_more_lies_decoded_than_there_is_room_for(tmp_path):
+def test_no_more_lies_decoded_than_there_is_room_for():
     """What finds none is decoded in its turn, and room comes back however a record ends."""
-    ahead, back = Ahead(3 * RECORD_BYTES - 1), WatchedBack()
+    ahead, back = Ahead(4 * RECORD_BYTES - 1), WatchedBack()
 
-    ready = [ahead.prepare(undecodable(seq), back) for seq in range(4)]
+    ready = [ahead.prepare(undecodable(seq), back) for seq in range(5)]
 
-    assert [each.decoded is not None for each in ready] == [True, True, False, False]
-    assert back.decoded == 2
+    assert [each.decoded is not None for each in ready] == [True] * 3 + [False] * 2
+    assert back.decoded == 3
     for each in ready:
         each.release()
-    again = [ahead.prepare(part(seq), back) for seq in range(3)]
-    assert [each.decoded is not None for each in again] == [True, True, False]
+    again = [ahead.prepare(part(seq), back) for seq in range(4)]
+    assert [each.decoded is not None for each in again] == [True] * 3 + [False]
 
 
-def test_a_record_larger_than_all_room_is_decoded_where_no_other_lies(tmp_path):
+def test_two_records_find_room_however_large_they_are():
+    """A session alone has one in its turn and the next one decoded."""
     ahead, back = Ahead(RECORD_BYTES - 1), WatchedBack()
 
-    first, second = ahead.prepare(batch(0), back), ahead.prepare(batch(1), back)
+    first, second, third = (ahead.prepare(batch(seq), back) for seq in range(3))
     first.release()
-    third = ahead.prepare(batch(1), back)
+    again = ahead.prepare(batch(2), back)
 
-    assert [each.decoded is not None for each in (second, third)] == [False, True]
+    assert [each.decoded is not None for each in (second, third, again)] == [True, False, True]
 
 
-def test_64_sessions_that_take_turns_all_have_their_next_record_decoded(tmp_path):
-    """Of 4 MiB each: no step waits for its decoding, whoever's turn it is."""
-    shape, labels = (256, 64, 8, 8), (0,) * 256
+def test_64_sessions_that_take_turns_all_have_their_next_record_decoded():
+    """Of 2 MiB each: no step waits for its decoding, whoever's turn it is."""
+    shape, labels = (128, 64, 8, 8), (0,) * 128
     record = Batch(0, Packed(8, shape, np.zeros(64, np.float32), np.ones(64, np.float32), b""), labels)
     ahead, back = Ahead(), WatchedBack()
 
-    assert all(ahead.prepare(record, back).decoded is not None for _ in range(64))
+    assert all(ahead.prepare(record, back).decoded is not None for _ in range(2 * 64))
 
 
 class Failing(WatchedBack):
@@ -172,18 +174,18 @@ class Failing(WatchedBack):
 
 @pytest.mark.parametrize("error", [MemoryError("none left"), torch.cuda.OutOfMemoryError("none left")])
 def test_where_memory_is_short_a_record_is_left_for_its_turn(error):
-    ahead = Ahead(RECORD_BYTES)
+    ahead, back = Ahead(RECORD_BYTES), WatchedBack()
 
     assert ahead.prepare(batch(0), Failing(error)).decoded is None
-    assert ahead.prepare(batch(0), WatchedBack()).decoded is not None
+    assert [ahead.prepare(batch(seq), back).decoded is not None for seq in range(3)] == [True, True, False]
 
 
-def test_a_place_comes_back_after_a_failure():
-    ahead = Ahead(RECORD_BYTES)
+def test_room_comes_back_after_a_failure():
+    ahead, back = Ahead(RECORD_BYTES), WatchedBack()
     with pytest.raises(ZeroDivisionError):
         ahead.prepare(batch(0), Failing(ZeroDivisionError("a bug")))
 
-    assert ahead.prepare(batch(0), WatchedBack()).decoded is not None
+    assert [ahead.prepare(batch(seq), back).decoded is not None for seq in range(3)] == [True, True, False]
 
 
 def test_32_bits_are_left_for_their_turn():
@@ -202,6 +204,32 @@ def test_what_is_applied_already_is_not_decoded(tmp_path):
 
     assert [session.prepare(batch(seq)).decoded is not None for seq in (0, 1, 2)] == [False, False, True]
     assert back.decoded == 3
+
+
+def test_an_idle_stream_holds_nothing_of_what_came_last(tmp_path):
+    """An edge may be away for hours, and records be large."""
+    back, prepared, goes_on = WatchedBack(), [], threading.Event()
+    back.go.set()
+    session = open_session(tmp_path, back)
+    prepare = session.prepare
+
+    def remembering(record):
+        ready = prepare(record)
+        prepared.append(weakref.ref(ready))
+        return ready
+
+    session.prepare = remembering
+    requests = [iter(chunks_of(record_to_bytes(batch(0)), 1 << 20)), iter(goes_on.wait, True)]
+    stream = TrainStream(session, hello(), Limits())
+    session.attach(hello(), stream)
+    thread = threading.Thread(target=lambda: list(stream.serve(itertools.chain(*requests))))
+    thread.start()
+    until(lambda: stream._under_way == 0 and session.status().applied == Position(1))
+    time.sleep(0.05)
+
+    assert [held() for held in prepared] == [None]
+    goes_on.set()
+    thread.join()
 
 
 def test_what_was_decoded_is_let_go_of_with_a_record_that_is_refused(tmp_path):
@@ -225,7 +253,7 @@ def test_what_was_decoded_is_let_go_of_with_a_record_that_is_refused(tmp_path):
         gc.enable()
 
 
-def test_a_stream_that_is_ended_gives_its_place_back(tmp_path):
+def test_a_stream_that_is_ended_gives_its_room_back(tmp_path):
     """Its next record lies decoded, and is never applied."""
     back = WatchedBack()
     session = open_session(tmp_path, back, ahead=Ahead(2 * RECORD_BYTES))
@@ -241,7 +269,7 @@ def test_a_stream_that_is_ended_gives_its_place_back(tmp_path):
     assert [session.prepare(batch(seq)).decoded is not None for seq in (1, 2)] == [True, True]
 
 
-def test_a_stream_whose_reply_nobody_takes_gives_its_place_back_once_it_is_over(tmp_path):
+def test_a_stream_whose_reply_nobody_takes_gives_its_room_back_once_it_is_over(tmp_path):
     """GRPC leaves it suspended for as long as the edge does not read."""
     back = WatchedBack()
     session = open_session(tmp_path, back, ahead=Ahead(2 * RECORD_BYTES))

@@ -1,8 +1,11 @@
 """The turns that sessions on one device take."""
 
+import gc
 import threading
+import weakref
 
 import pytest
+import torch
 
 from benchmarks.processes import wait_for
 from cloud_worker.turns import Turns
@@ -38,6 +41,28 @@ def test_steps_run_in_the_order_of_asking_one_by_one_on_the_same_thread():
 
     assert order == ["first", "a", "b", "c", "again"]
     assert len(names) == 1
+
+
+def test_a_step_that_fails_leaves_nothing_behind():
+    """What it worked on goes with its error, not when Python next looks for cycles."""
+    turns = Turns()
+
+    def step(tensor):
+        raise ZeroDivisionError
+
+    def fails():
+        tensor = torch.zeros(8)
+        with pytest.raises(ZeroDivisionError):
+            turns.take(lambda: step(tensor))
+        return weakref.ref(tensor)
+
+    gc.disable()
+    try:
+        held = fails()
+        turns.take(lambda: None)  # the thread has let go of the step before
+        assert held() is None
+    finally:
+        gc.enable()
 
 
 def test_what_a_step_returns_or_raises_is_its_askers():
