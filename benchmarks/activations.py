@@ -31,7 +31,7 @@ class Network:
     split: str
     stem: str = "imagenet"
 
-    def case(self, data: Path) -> dict[str, str]:
+    def case(self, data: Path, quick: bool) -> dict[str, str]:
         """Return the settings as a figure names them."""
         stem = {"stem": self.stem} if self.model.startswith("resnet") else {}
         return {
@@ -40,6 +40,7 @@ class Network:
             **stem,
             "dataset": dataset_in(data),
             "batch": str(BATCH),
+            "trained": " epochs of ".join(map(str, training(quick))) + " images",
         }
 
 
@@ -74,9 +75,15 @@ def config_of(network: Network, data: Path, train_limit: int, epochs: int) -> Tr
     )
 
 
+def training(quick: bool) -> tuple[int, int]:
+    """Return for how many epochs a front is trained, and on how many images."""
+    return (1, BATCH) if quick else (3, 20 * BATCH)
+
+
 def trained_activations(network: Network, data: Path, quick: bool) -> Tensor:
     """Train front and exit for some epochs; return what the next batch sends, float32 [N, C, H, W]."""
-    config = config_of(network, data, train_limit=BATCH if quick else 20 * BATCH, epochs=1 if quick else 3)
+    epochs, images = training(quick)
+    config = config_of(network, data, images, epochs)
     work = Work(config, find_strategy("hierarchical"))
     batches = Loader(work.dataset.train, BATCH, seed=0, num_workers=1).batches(0, work.plan.total_batches + 1)
     activations = torch.empty(0)

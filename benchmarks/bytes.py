@@ -41,7 +41,8 @@ def main(report: Report, data_dir: Path) -> None:
     """Bytes of a record against the entropy of its codes."""
     torch.set_num_threads(1)
     for network in NETWORKS[-1:] if report.quick else NETWORKS:
-        if all(report.has("bytes_over_entropy", {**network.case(data_dir), "bits": bits}) for bits in WIDTHS):
+        of = network.case(data_dir, report.quick)
+        if report.is_done("bytes_over_entropy", {**of, "bits": WIDTHS[-1]}, among=of):
             continue
         x = trained_activations(network, data_dir, report.quick)
         for bits in WIDTHS:
@@ -51,7 +52,7 @@ def main(report: Report, data_dir: Path) -> None:
             packed = encode(x, bits)
             record = record_to_bytes(Batch(0, packed, tuple(range(len(x)))))
             header = len(record) - len(packed.data)
-            case = {**network.case(data_dir), "bits": bits}
+            case = {**of, "bits": bits}
             report.figure("record_bytes", case, len(record), "bytes")
             report.figure("header_bytes", case, header, "bytes")
             report.figure("entropy_pooled", case, pooled, "bytes")

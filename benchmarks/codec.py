@@ -92,11 +92,14 @@ def measure(report: Report, case: dict[str, Any], x: Tensor) -> None:
 
 
 def on_cuda(report: Report, case: dict[str, Any], x: Tensor) -> None:
-    """Print whether a GPU makes the same bytes, where there is one."""
+    """Print whether a GPU makes the same bytes, and the same values of them, where there is one."""
     for bits in BITS:
         made = [encode(each, bits) for each in (x, x.cuda())]
         here, there = ((each.data, each.low.tobytes(), each.scale.tobytes()) for each in made)
         report.figure("cuda_differs", {**case, "bits": bits}, float(here != there), "batches", at_most=0)
+        values = [decode(made[0], torch.device(device)).cpu() for device in ("cpu", "cuda")]
+        differs = float(not torch.equal(*values))
+        report.figure("cuda_decodes_otherwise", {**case, "bits": bits}, differs, "batches", at_most=0)
 
 
 @benchmark
@@ -106,13 +109,14 @@ def main(report: Report, data_dir: Path) -> None:
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     for network in NETWORKS[-1:] if report.quick else NETWORKS:
-        case = network.case(data_dir)
-        if report.has("error_ratio", {**case, "against": name_of(hivemind_8bit()), "what": BESIDE}):
+        case = network.case(data_dir, report.quick)
+        last = {**case, "against": name_of(hivemind_8bit()), "what": BESIDE}
+        if report.is_done("error_ratio", last, among=case):
             continue
         activations = trained_activations(network, data_dir, report.quick)
-        measure(report, case, activations)
         if torch.cuda.is_available():
             on_cuda(report, case, activations)
+        measure(report, case, activations)
 
 
 if __name__ == "__main__":

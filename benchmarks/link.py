@@ -87,7 +87,7 @@ def daemons(report: Report, rate: str, options: str, to: str = "cloud-worker") -
     """Train over an emulated link with a relay in the midst of it, and a cloud or a sink behind it."""
     arguments = f"{LINK_BOUND} {options} --link-rate {rate}"
     case = {"command": f"edge-worker train {arguments}", "to": to}
-    if report.has("bytes_down_off", case):
+    if report.is_done("bytes_down_off", case):
         return
     with tempfile.TemporaryDirectory() as work:
         peer = cloud_peer(Path(work) / "cloud") if to == "cloud-worker" else alone.sink_at()
@@ -114,7 +114,7 @@ def daemons(report: Report, rate: str, options: str, to: str = "cloud-worker") -
 def uplink(report: Report, rate: str, seconds: float) -> None:
     """Send recorded batches through the shaper and the relay."""
     case = {"rate": rate, "sender": "recorded batches"}
-    if report.has("uplink_rate_deviation", case):
+    if report.is_done("uplink_rate_deviation", case):
         return
     with sink_at() as address, Relay(address) as relay:
         sent = stream("send", "--to", relay.address, "--rate", rate, "--seconds", str(seconds), "--shape")
@@ -128,7 +128,7 @@ def downlink(report: Report, rate: str, seconds: float) -> None:
     """Receive replies without end through the relay and the shaper."""
     reply_bytes = int(parse_rate(rate) / 8 * REPLY_S)
     case = {"rate": rate, "sender": f"replies of {reply_bytes} bytes"}
-    if report.has("downlink_rate_deviation", case):
+    if report.is_done("downlink_rate_deviation", case):
         return
     with sink_at(reply_bytes=reply_bytes) as address, Relay(address) as relay:
         stream("receive", "--from", relay.address, "--rate", rate, "--seconds", str(seconds))
@@ -188,7 +188,7 @@ def namespaces() -> Iterator[dict[str, str]]:
 def against_kernel(report: Report, rate: str, seconds: float) -> None:
     """Time one transfer twice: shaped by us, and shaped by tbf."""
     case = {"rate": rate, "sender": "recorded batches"}
-    if report.has("time_off_tbf", case):
+    if report.is_done("time_off_tbf", case):
         return
     kernel_rate = f"{round(parse_rate(rate) * ON_ETHERNET)}bit"
     with namespaces() as names:

@@ -79,30 +79,30 @@ def own_losses(run_dir: Path) -> int:
 
 def judge_growth(report: Report, batches: int) -> None:
     """Print how much each side grows."""
-    cases = {side: {"side": side, "settings": RESNET, "batches": batches} for side in ("edge", "cloud")}
-    if all(report.has("memory_growth", case) for case in cases.values()):
+    of = {"settings": RESNET, "batches": batches}
+    if report.is_done("memory_growth", {"side": "cloud", **of}, among=of):
         return
     with TemporaryDirectory() as work:
         for side, share in growth(Path(work), batches).items():
-            report.figure("memory_growth", cases[side], share, "share", at_most=GROWTH_BAR)
+            report.figure("memory_growth", {"side": side, **of}, share, "share", at_most=GROWTH_BAR)
 
 
 def judge_share(report: Report, images: int) -> None:
     """Print what an edge takes that trains the front only, of what one takes that trains all."""
-    shares = {phase: {"phase": phase, "settings": VGG} for phase in ("training", "saving")}
-    if all(report.has("memory_share", case) for case in shares.values()):
+    of = {"settings": VGG, "images": images}
+    if report.is_done("memory_share", {"phase": "saving", **of}, among=of):
         return
     with TemporaryDirectory() as base, cloud_at(Path(base) / "cloud") as cloud:
         taken = {
             strategy: above_start(Path(base) / strategy, cloud, strategy, images)
             for strategy in ("hierarchical", "full-edge")
         }
-    for phase, shared in shares.items():
+    for phase in ("training", "saving"):
         for strategy, peaks in taken.items():
-            case = {"strategy": strategy, "phase": phase, "settings": VGG}
+            case = {"strategy": strategy, "phase": phase, **of}
             report.figure("memory_above_start", case, peaks[phase], "bytes")
         share = taken["hierarchical"][phase] / taken["full-edge"][phase]
-        report.figure("memory_share", shared, share, "share", at_most=SHARE_BAR)
+        report.figure("memory_share", {"phase": phase, **of}, share, "share", at_most=SHARE_BAR)
 
 
 @benchmark

@@ -138,7 +138,7 @@ def wall_of_busy(run: dict[str, Any]) -> float:
 
 def tell(report: Report, case: dict[str, Any], run: dict[str, Any]) -> None:
     """Print the figures of one run, but for one that was told before."""
-    if report.has("train_wall_s", case):
+    if report.is_done("train_wall_s", case):
         return
     told = run["summary"]
     report.figure("train_wall_s", case, told["train_wall_s"], "s")

@@ -61,7 +61,7 @@ def main(report: Report, rounds: int) -> None:
     """The edge with streaming against front and exit alone."""
     for case in CASES[:1] if report.quick else CASES:
         fields = {**COMMON, **case, **({"train_limit": 640} if report.quick else {})}
-        if report.has("overhead", fields):
+        if report.is_done("overhead", fields):
             continue
         ratios, rates = [], []
         for number in range(1 if report.quick else rounds):

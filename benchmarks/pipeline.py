@@ -82,7 +82,7 @@ def main(report: Report, rounds: int) -> None:
     for case in CASES[2:] if report.quick else CASES:
         command = f"edge-worker train {' '.join(case.arguments(report.quick))}"
         settings = {"bound": case.bound, "command": command, "cores": "one each"}
-        if report.has("pipeline", settings):
+        if report.is_done("pipeline", settings):
             continue
         found = []
         for _ in range(1 if report.quick else rounds):

@@ -30,16 +30,31 @@ class Report:
     failed: bool = False
 
     def has(self, name: str, case: dict[str, Any]) -> bool:
-        """Tell whether the file holds this figure already, from a benchmark that was stopped.
+        """Tell whether the file holds this figure already."""
+        return any(each["name"] == name and each["case"] == case for each in self._told())
 
-        Where it fell short of its bar then, it does so still.
+    def is_done(self, name: str, case: dict[str, Any], among: dict[str, Any] | None = None) -> bool:
+        """Tell whether the file holds this figure, the last of several, from a benchmark that was stopped.
+
+        Where one of them fell short of its bar then, it does so still.
+
+        Args:
+            name: of the figure.
+            case: of the figure.
+            among: what the cases of all of them have in common; None for all of `case`.
         """
+        done = self.has(name, case)
+        if done:
+            shared = (case if among is None else among).items()
+            self.failed |= any(
+                each["holds"] is False and shared <= each["case"].items() for each in self._told()
+            )
+        return done
+
+    def _told(self) -> list[dict[str, Any]]:
         if self.out is None or not self.out.exists():
-            return False
-        told = [json.loads(line) for line in self.out.read_text().splitlines()]
-        found = [each for each in told if each["name"] == name and each["case"] == case]
-        self.failed |= any(each["holds"] is False for each in found)
-        return bool(found)
+            return []
+        return [json.loads(line) for line in self.out.read_text().splitlines()]
 
     def figure(
         self,

@@ -93,7 +93,7 @@ def main(report: Report, data_dir: str, train_limit: int) -> None:
         images = f"--dataset {name} --train-limit {train_limit} --test-limit {test_limits[bits]}"
         arguments = f"{source} {images} --model {model} {CASES[model][0]} --split {split} --bits {bits}"
         case = {"command": f"edge-worker train {arguments}"}
-        if report.has("export_difference", case):
+        if report.is_done("export_difference", case):
             continue
         dataset = open_dataset(name, Path(data_dir), test_limit=test_limits[bits], need_train=False)
         with tempfile.TemporaryDirectory() as work:

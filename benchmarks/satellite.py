@@ -109,7 +109,7 @@ def main(report: Report) -> None:
         wanted = untouched(Path(scratch) / "untouched", arguments)
         for name, train in cases.items():
             case = {"command": command, "link": name, "rate_bps": RATE_BPS, "delay_s": DELAY_S}
-            if not report.has("runs_that_differ", case):
+            if not report.is_done("runs_that_differ", case):
                 came_to = train(report, Path(scratch) / name, arguments, case)
                 report.figure("runs_that_differ", case, int(came_to != wanted), "runs", at_most=0)
 

@@ -62,7 +62,7 @@ def main(report: Report) -> None:
     """Images a second of many edges, and the worst one's part."""
     crowds, rounds = (QUICK_CROWDS, 1) if report.quick else (CROWDS, ROUNDS)
     last = {"edges": crowds[-1][0], "settings": SETTINGS}
-    if report.has("session_idle", last):
+    if report.is_done("session_idle", last, among={"settings": SETTINGS}):
         return
     longest = WARM + max(batches for _, batches in crowds) + 1
     rates: dict[int, list[float]] = {edges: [] for edges, _ in crowds}
