@@ -110,6 +110,7 @@ class _Profiler:
         self._settings: dict[str, Any] = json.loads(json.dumps(settings, default=str))  # as a file has them
         self._threads = {"beside a cloud": 0, "alone": 0}
         self._back: BackProfile | None = None  # what the cloud said first
+        self._latency_s = 0.0  # of the link that there is
         self._found: Measured | None = None  # of an earlier start, on this edge
         self.images: ImagesCost | None = None
         self.splits: dict[str, SplitCost] = {}
@@ -184,7 +185,7 @@ class _Profiler:
             settings=self._settings,
             edge=f"{self._machine}, threads: {threads}",
             cloud=_cloud(self._back),
-            link=_link(self._config, self._back),
+            link=_link(self._config, self._back, self._latency_s),
             costs=Costs(
                 batches=self._batches,
                 epochs=self._config.epochs,
@@ -204,7 +205,7 @@ class _Profiler:
     def _ask(self, edge: EdgeCost) -> BackProfile:
         back = self._asked.ask(edge.run, edge.records)
         if self._back is None:
-            self._back = back
+            self._back, self._latency_s = back, self._asked.latency_s()
             if self._found is not None and self._found.cloud != _cloud(back):
                 self.splits = {}  # of another cloud
         return back
@@ -237,8 +238,8 @@ def _cloud(back: BackProfile) -> str:
     return f"{back.machine}, {back.device}, threads: {back.threads}"
 
 
-def _link(config: TrainConfig, back: BackProfile) -> Link:
-    """Return the link as it is emulated, or else as its uplink was measured, taken for its downlink, too."""
+def _link(config: TrainConfig, back: BackProfile, latency_s: float) -> Link:
+    """Return the link as it is emulated, or else as measured, with its uplink taken for its downlink, too."""
     emulated = emulated_link(config.link_rate, config.link_rate_down, config.link_latency)
     if emulated is not None:
         return emulated
@@ -246,4 +247,9 @@ def _link(config: TrainConfig, back: BackProfile) -> Link:
         raise ConfigError("the batches were too few to measure the link with; give --link-rate")
     up_bps = min(FASTEST_BPS, 8 * back.received_bytes / back.receive_s)
     told = resolve_link(None, config.link_rate_down, config.link_latency)
-    return Link(up_bps=up_bps, down_bps=told.rate_down_bps or up_bps, latency_s=told.latency_s)
+    is_told = config.link_latency is not None
+    return Link(
+        up_bps=up_bps,
+        down_bps=told.rate_down_bps or up_bps,
+        latency_s=told.latency_s if is_told else latency_s,
+    )

@@ -1,4 +1,4 @@
-"""Asks a cloud how fast it would train a run."""
+"""Asks a cloud how fast it would train a run, and how far away it is."""
 
 import logging
 import time
@@ -9,6 +9,7 @@ import grpc
 from common.errors import CapacityError, CloudError
 from common.link.framing import wire_bytes
 from common.wire import convert
+from common.wire.generated import training_pb2 as pb
 from common.wire.generated import training_pb2_grpc as pb_grpc
 from common.wire.messages import MAX_CHUNK_BYTES, BackProfile, Chunk, Hello, Request, Run
 from common.wire.reassembly import chunks_of
@@ -25,7 +26,9 @@ CHUNK_BYTES = 64 << 10
 CALL_S = 900.0
 # While the cloud measures another edge's network, or is full.
 TRIES, PAUSE_S = 30, 10.0
-# It is not looked at.
+# Of which the shortest tells of the link.
+ROUND_TRIPS, ROUND_TRIP_S = 9, 30.0
+# No cloud keeps it.
 NO_SESSION = "00000000-0000-4000-8000-000000000000"
 
 
@@ -61,6 +64,26 @@ class Asked:
                 log.info("%s; it is tried again in %.0f s", error, PAUSE_S)
                 self._pause(PAUSE_S)
         raise AssertionError("the last attempt returns or raises")
+
+    def latency_s(self) -> float:
+        """Return the seconds of one way: half of the shortest of some round trips.
+
+        Raises:
+            HeadwaterError: the cloud cannot be reached, or refuses.
+        """
+        with self._cloud.open() as channel:
+            stub = pb_grpc.TrainingStub(channel)  # type: ignore[no-untyped-call]
+            return min(self._round_trip_s(stub) for _ in range(ROUND_TRIPS)) / 2
+
+    def _round_trip_s(self, stub: pb_grpc.TrainingStub) -> float:
+        """Ask for what is not there, which is the shortest question."""
+        started = time.monotonic()
+        try:
+            stub.GetStatus(pb.StatusRequest(session_id=NO_SESSION), timeout=ROUND_TRIP_S)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise explain(error, self._cloud) from error
+        return time.monotonic() - started
 
     def _call(self, requests: Sequence[Request]) -> BackProfile:
         with self._cloud.open() as channel:

@@ -8,6 +8,7 @@ import subprocess
 import pytest
 
 from benchmarks.processes import cloud_at, program, wait_for, worker_env
+from edge_worker.report import COLUMNS
 from tests.browser import cells_in, dump_dom, figures_of, find_browser
 
 SETTINGS = (
@@ -122,8 +123,7 @@ def test_a_browser_without_a_network_shows_the_report_s_figures(compared, tmp_pa
 
     assert figures_of(dom) == whole
     trained = [cell for cell in whole["cells"] if cell["error"] is None]
-    assert [row[0] for row in cells_in(dom)] == [cell["epoch_s"] for cell in trained]
-    assert [row[-2] for row in cells_in(dom)] == [cell["accuracy"] for cell in trained]
+    assert cells_in(dom) == [[cell[figure] for _, figure, _ in COLUMNS] for cell in trained]
     assert dom.count("<svg") == 6
     for cell in trained:
         assert f"{cell['epoch_s']:.3g} s" in dom  # beside its bar

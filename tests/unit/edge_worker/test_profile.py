@@ -1,5 +1,7 @@
 """What a profile makes of a cloud that does not take everything; what edge and cloud measure is made up."""
 
+from dataclasses import replace
+
 import pytest
 
 from common.errors import CapacityError, ConfigError
@@ -49,6 +51,10 @@ def refused(monkeypatch):
                 raise CapacityError("too large")
             return BACK
 
+        def latency_s(self):
+            """Far away."""
+            return 0.25
+
     monkeypatch.setattr(profile, "apart", measure)
     monkeypatch.setattr(profile, "Asked", Cloud)
     return places
@@ -68,6 +74,23 @@ def test_what_a_cloud_refuses_is_left_out_and_said(refused, tmp_path, caplog):
     assert "full-cloud is left out: too large" in caplog.text
     assert "layer1 is left out: too large" in caplog.text
     assert [path.name for path in tmp_path.iterdir()] == ["profile.json"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "latency_s"),
+    [
+        ({"link_rate": None}, 0.25),
+        ({"link_rate": None, "link_latency": 0.04}, 0.04),
+        ({"link_rate": None, "link_latency": 0.0}, 0.0),
+        ({"link_rate": 1e6}, 0.0),
+    ],
+    ids=["measured", "told", "told to be none", "emulated"],
+)
+@pytest.mark.usefixtures("refused")
+def test_the_latency_is_that_of_the_link_unless_another_one_is_emulated(tmp_path, settings, latency_s):
+    measured = profile.profile(replace(CONFIG, **settings), SPLITS, tmp_path / "profile.json")
+
+    assert measured.link.latency_s == latency_s
 
 
 def test_where_all_is_refused_there_is_no_profile(refused, tmp_path):
