@@ -23,6 +23,7 @@ from benchmarks.report import Report, benchmark
 from benchmarks.rivals import Rival, hivemind_8bit, nvflare_fp16
 from common.codec import Packed, decode, encode
 from common.codec.quantise import dequantise, quantise
+from common.memory import tune_malloc
 
 CPU = torch.device("cpu")
 ROUNDS, QUICK_ROUNDS = 31, 3
@@ -107,6 +108,7 @@ def on_cuda(report: Report, case: dict[str, Any], x: Tensor) -> None:
 def main(report: Report, data_dir: Path) -> None:
     """Speed, size and error of the codec on activations of trained networks."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    tune_malloc()  # as on either side
     torch.set_num_threads(1)
     for network in NETWORKS[-1:] if report.quick else NETWORKS:
         case = network.case(data_dir, report.quick)

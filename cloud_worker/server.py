@@ -21,7 +21,7 @@ from cloud_worker.unread import EndUnread
 from common.address import resolves, split_address
 from common.codec import NOT_COMPILED, is_compiled
 from common.errors import ConfigError
-from common.memory import freeze_objects, limit_heaps, thaw_objects
+from common.memory import freeze_objects, thaw_objects, tune_malloc
 from common.models.catalogue import model_names
 from common.rundir import lock_run_dir
 from common.training import resolve_device, use_threads
@@ -80,7 +80,7 @@ def serve(config: ServeConfig) -> None:
     """
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    limit_heaps()
+    tune_malloc()
     _check_models(config)
     door = Door.read(config)
     lock_run_dir(config.run_dir)

@@ -13,6 +13,7 @@ from common.data.datasets import Dataset, open_dataset
 from common.data.sampler import batches_per_epoch
 from common.durable import write_atomic
 from common.errors import ConfigError
+from common.memory import tune_malloc
 from common.models.catalogue import ModelSpec
 from common.rundir import lock_run_dir
 from common.strategies import Strategy, find_strategy
@@ -98,6 +99,7 @@ class Work:
         for name, bits in (("--bits", settings.bits), ("--gradient-bits", settings.gradient_bits)):
             if bits not in WIDTHS:
                 raise ConfigError(f"{name} must be one of {', '.join(map(str, WIDTHS))}, got {bits}")
+        tune_malloc()
         # Kept with the run: another number of threads may round otherwise.
         threads = use_threads(settings.threads, settings.shares_machine)
         self.settings = settings = replace(settings, threads=threads)

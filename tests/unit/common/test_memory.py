@@ -1,5 +1,6 @@
 """What a serving process does once, so that it does not grow; each in a process of its own."""
 
+import ctypes
 import subprocess
 import sys
 
@@ -13,7 +14,7 @@ import ctypes, threading
 libc = ctypes.CDLL(None)
 if not hasattr(libc, "malloc_info"):
     raise SystemExit("no glibc")
-from common.memory import limit_heaps
+from common.memory import tune_malloc
 {call}
 libc.malloc.restype = ctypes.c_void_p
 alive = threading.Barrier(17)
@@ -26,6 +27,20 @@ for thread in threads:
 alive.wait()
 libc.malloc_info(0, ctypes.c_void_p.in_dll(libc, "stdout"))
 libc.fflush(None)
+"""
+
+STEPS = """
+import resource, torch
+from common.memory import tune_malloc
+{call}
+def step():
+    return [torch.empty(5_000_000, dtype=torch.uint8).fill_(1) for _ in range(10)]
+for _ in range(3):
+    step()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    step()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 FREEZE = """
@@ -50,8 +65,17 @@ def in_process(code):
 
 def test_however_many_threads_there_are_they_share_two_heaps():
     """By itself glibc would give each of these threads one of its own."""
-    assert in_process(USE_HEAPS.format(call="limit_heaps()")).count("<heap nr=") == 2
+    assert in_process(USE_HEAPS.format(call="tune_malloc()")).count("<heap nr=") == 2
     assert in_process(USE_HEAPS.format(call="")).count("<heap nr=") > 2
+
+
+def test_what_one_step_frees_is_there_for_the_next_one():
+    """By itself glibc has some of it handed out again, page by page, at each step."""
+    if not hasattr(ctypes.CDLL(None), "mallopt"):
+        pytest.skip("this is not glibc")
+
+    assert int(in_process(STEPS.format(call="tune_malloc()"))) < 100
+    assert int(in_process(STEPS.format(call=""))) > 500
 
 
 def test_objects_of_the_start_are_searched_no_more_until_the_end():
