@@ -3,6 +3,7 @@
 import json
 import threading
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import grpc
 import pytest
@@ -11,8 +12,9 @@ from safetensors.torch import load_file
 
 from benchmarks.processes import finish, start_edge, wait_for
 from cloud_worker.back import Back
+from common.memory import freeze_objects, thaw_objects
 from common.strategies import find_strategy
-from common.wire.messages import End, Hello, Position
+from common.wire.messages import Batch, End, Hello, Position
 from edge_worker.run import Work
 from tests.integration.alone import config_of, in_process, same
 from tests.unit.cloud_worker.edges import cloud_in_process, refused, welcomed
@@ -33,13 +35,36 @@ def session_id(number):
     return f"{number:08d}-0000-4000-8000-000000000000"
 
 
-@pytest.fixture
-def one_thread():
-    """As the runs alone have."""
+class Alone(NamedTuple):
+    """What a run sends, and what it comes to where nobody else trains."""
+
+    hello: Hello
+    sent: list[Batch]
+    back: dict[str, torch.Tensor]
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """Of each model; torch has one thread, here and in the tests."""
     threads = torch.get_num_threads()
+    found = {}
+    for number, (model, run) in enumerate(RUNS.items()):
+        sent = []
+        result = in_process(run, lambda batch, sent=sent: sent.append(batch) or batch)
+        agreed = Work(config_of(run), find_strategy("hierarchical")).agreed_run()
+        hello = Hello(session_id=session_id(number), generation=1, run=agreed, losses_from=0)
+        found[model] = Alone(hello, sent, result.back)
     torch.set_num_threads(1)
-    yield
+    yield found
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def frozen_objects():
+    """As in a serving process: a session that is opened has Python search for cycles."""
+    freeze_objects()
+    yield
+    thaw_objects()
 
 
 @pytest.fixture
@@ -81,42 +106,38 @@ def all_waiting(cloud, count):
         standing.join()
 
 
-def test_four_models_side_by_side_on_one_cloud_each_end_with_the_bits_they_end_with_alone(clouds, tmp_path):
+def test_four_models_side_by_side_on_one_cloud_each_end_with_the_bits_they_end_with_alone(
+    clouds, tmp_path, alone
+):
     """Dropout and batch norm of one do not touch the other."""
     cloud = clouds()
     edges = [start_edge(cloud.address, tmp_path / model, *run) for model, run in RUNS.items()]
     for edge in edges:
         finish(edge)
 
-    for model, run in RUNS.items():
+    for model in RUNS:
         session = json.loads((tmp_path / model / "run.json").read_text())["session_id"]
         back = load_file(cloud.session_dir(session) / "back.safetensors")
-        assert same(back, in_process(run).back), model
+        assert same(back, alone[model].back), model
 
 
-def test_four_models_take_turns_step_by_step(tmp_path, one_thread, steps):
+def test_four_models_take_turns_step_by_step(tmp_path, alone, steps):
     """What each sent alone is sent again: all wait for their first step, and none takes two meanwhile."""
-    sent, alone, hellos = {}, {}, {}
-    for number, (model, run) in enumerate(RUNS.items()):
-        sent[model] = []
-        alone[model] = in_process(run, lambda batch, model=model: sent[model].append(batch) or batch)
-        agreed = Work(config_of(run), find_strategy("hierarchical")).agreed_run()
-        hellos[model] = Hello(session_id=session_id(number), generation=1, run=agreed, losses_from=0)
-    steps.clear()
-
+    ends = {model: End(len(run.sent)) for model, run in alone.items()}
     with cloud_in_process(tmp_path) as cloud:
         with all_waiting(cloud, len(RUNS)):
-            edges = {model: cloud.edge(hello) for model, hello in hellos.items()}
+            edges = {model: cloud.edge(run.hello) for model, run in alone.items()}
             for model, edge in edges.items():
                 edge.reply()
-                edge.send_records(*sent[model], End(len(sent[model])))
+                edge.send_records(*alone[model].sent, ends[model])
         for model, edge in edges.items():
-            while edge.reply().durable < End(len(sent[model])).after:
+            while edge.reply().durable < ends[model].after:
                 pass
 
     assert len(set(steps[: len(RUNS)])) == len(RUNS)
-    for model, hello in hellos.items():
-        assert same(load_file(tmp_path / hello.session_id / "back.safetensors"), alone[model].back), model
+    for model, run in alone.items():
+        back = load_file(tmp_path / run.hello.session_id / "back.safetensors")
+        assert same(back, run.back), model
 
 
 def test_64_sessions_are_served_at_once_in_fair_turns_and_one_more_is_refused(tmp_path, monkeypatch, steps):
