@@ -59,9 +59,12 @@ class EndUnread(grpc.ServerInterceptor):  # type: ignore[type-arg]  # generic in
                     del self._sending_since[context]
         finally:
             with self._lock:
-                self._open.discard(context)
                 self._sending_since.pop(context, None)
-            replies.close()
+            try:
+                replies.close()  # a stream saves its session then
+            finally:
+                with self._lock:
+                    self._open.discard(context)
 
     @property
     def any_open(self) -> bool:

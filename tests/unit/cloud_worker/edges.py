@@ -2,6 +2,7 @@
 
 import queue
 import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -65,12 +66,21 @@ class Edge:
         return ack
 
 
+def until(condition):
+    """Return once a condition holds."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
 @contextmanager
 def cloud_in_process(run_dir, **settings) -> Iterator[SimpleNamespace]:
     """Serve on a free port; yields `address`, `stub`, `sessions`, and `edge` to open streams with."""
     config = ServeConfig(**{"listen": "127.0.0.1:0", "run_dir": run_dir, "max_sessions": 4, **settings})
     sessions = Sessions(run_dir, torch.device("cpu"), checkpoint_every_s=60.0, limits=config)
-    server, port = start_server(sessions, config, Door.read(config), EndUnread(config.idle_timeout))
+    calls = EndUnread(config.idle_timeout)
+    server, port = start_server(sessions, config, Door.read(config), calls)
     edges = []
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = pb_grpc.TrainingStub(channel)
@@ -87,6 +97,7 @@ def cloud_in_process(run_dir, **settings) -> Iterator[SimpleNamespace]:
                 each.close()
                 each.call.cancel()
             server.stop(0).wait()
+            until(lambda: not calls.any_open)  # each stream saves its session
 
 
 def welcomed(cloud, metadata=None, **changes) -> Edge:

@@ -19,6 +19,7 @@ from common.errors import CodecError, SessionError
 from common.wire.messages import Batch, Position, Skip
 from common.wire.reassembly import chunks_of
 from common.wire.records import record_to_bytes
+from tests.unit.cloud_worker.edges import until
 from tests.unit.cloud_worker.fakes import CountingBack, open_session
 from tests.unit.records import RUN, batch, batches, hello, part
 
@@ -49,11 +50,6 @@ class WatchedBack(CountingBack):
 
 def undecodable(seq):
     return Batch(seq, encode(torch.ones(4, *RUN.activation_shape), RUN.bits), (0, 1, 2, 3))
-
-
-def until(condition):
-    while not condition():
-        time.sleep(0.005)
 
 
 def serve(session, *records):
