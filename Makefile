@@ -18,8 +18,8 @@ $(STAMP): pyproject.toml setup.py common/codec/kernels.c
 demo: install ## Train a local pair over an emulated 10 Mbit/s link on images that the code draws.
 	BIN=$(BIN) sh examples/demo.sh
 
-test: install
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+test: install # the longest files come first, so that both processes end at about the same time
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: install check-proto
 	$(BIN)/ruff check .

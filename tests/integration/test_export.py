@@ -10,7 +10,7 @@ from common.data.datasets import open_dataset
 from tests.integration.conftest import SMALL_RUN
 
 # All 1,000 test images, so that half a point is five of them.
-RUN = [*SMALL_RUN, "--test-limit", "1000", "--train-limit", "640", "--epochs", "1", "--warmup", "5"]
+RUN = [*SMALL_RUN, "--test-limit", "1000", "--train-limit", "320", "--epochs", "1", "--warmup", "5"]
 
 
 def accuracy_of(path):
