@@ -1,6 +1,7 @@
 """RPC surface of the cloud: parse, delegate, reply. No tensor maths here."""
 
 import logging
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ EXPORT_PIECE_BYTES = 64 << 10
 # Each holds a thread for as long as its caller's link takes.
 EXPORTS_AT_ONCE = 4
 EXPORTS_OF_ONE_CALLER = 2
+MAX_DOWNLOAD_BYTES = 1 << 20
 # A few batches take a slow link minutes.
 PROFILE_S = 600.0
 
@@ -96,12 +98,12 @@ class TrainingService(pb_grpc.TrainingServicer):
             if caller and self._exports[caller] >= EXPORTS_OF_ONE_CALLER:
                 raise CapacityError(
                     f"{EXPORTS_OF_ONE_CALLER} exports of this edge are under way, which is the limit; "
-                    "export again once one of them is done"
+                    "try again once one of them is done"
                 )
             if self._exports.total() >= EXPORTS_AT_ONCE:
                 raise CapacityError(
                     f"{EXPORTS_AT_ONCE} exports are under way at this cloud, which is its limit; "
-                    "export again in a few minutes"
+                    "try again in a few minutes"
                 )
             self._exports[caller] += 1
         try:
@@ -127,6 +129,18 @@ class TrainingService(pb_grpc.TrainingServicer):
             return convert.profile_to_proto(found)
         finally:
             too_late.cancel()
+
+    def Download(
+        self, request: pb.DownloadRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.ExportChunk]:
+        """Send what means nothing, for the caller to time its downlink with."""
+        total = request.total_bytes
+        if not 0 < total <= MAX_DOWNLOAD_BYTES:
+            raise WireError(f"a download has 1 to {MAX_DOWNLOAD_BYTES} bytes, got {total}")
+        with self._exporting(self._identify(context)):
+            for sent in range(0, total, EXPORT_PIECE_BYTES):
+                piece = os.urandom(min(EXPORT_PIECE_BYTES, total - sent))
+                yield pb.ExportChunk(total_bytes=total, data=piece)
 
     def GetStatus(self, request: pb.StatusRequest, context: grpc.ServicerContext) -> pb.StatusReply:
         """Tell where one session stands."""

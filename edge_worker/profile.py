@@ -17,14 +17,13 @@ from common.errors import CloudError, ConfigError, HeadwaterError
 from common.machine import describe_machine
 from common.models.split import part, split_points
 from common.strategies import find_strategy
-from common.units import resolve_link
 from common.wire.messages import BackProfile
 from edge_worker.apart import apart
 from edge_worker.config import TrainConfig
 from edge_worker.planner import FASTEST_BPS, Costs, ImagesCost, Link, SplitCost, WholeCost
 from edge_worker.profile_call import Asked, on_the_wire
 from edge_worker.profile_edge import EdgeCost, measure_edge
-from edge_worker.profile_file import Measured, emulated_link, read_profile, write_profile
+from edge_worker.profile_file import Measured, emulated_link, link_of, read_profile, write_profile
 from edge_worker.run import Work
 
 log = logging.getLogger(__name__)
@@ -110,7 +109,7 @@ class _Profiler:
         self._settings: dict[str, Any] = json.loads(json.dumps(settings, default=str))  # as a file has them
         self._threads = {"beside a cloud": 0, "alone": 0}
         self._back: BackProfile | None = None  # what the cloud said first
-        self._latency_s = 0.0  # of the link that there is
+        self._down_bps = self._latency_s = 0.0  # of the link that there is
         self._found: Measured | None = None  # of an earlier start, on this edge
         self.images: ImagesCost | None = None
         self.splits: dict[str, SplitCost] = {}
@@ -185,7 +184,7 @@ class _Profiler:
             settings=self._settings,
             edge=f"{self._machine}, threads: {threads}",
             cloud=_cloud(self._back),
-            link=_link(self._config, self._back, self._latency_s),
+            link=self._link(self._back),
             costs=Costs(
                 batches=self._batches,
                 epochs=self._config.epochs,
@@ -205,10 +204,36 @@ class _Profiler:
     def _ask(self, edge: EdgeCost) -> BackProfile:
         back = self._asked.ask(edge.run, edge.records)
         if self._back is None:
-            self._back, self._latency_s = back, self._asked.latency_s()
+            self._look_down()
+            self._back = back
             if self._found is not None and self._found.cloud != _cloud(back):
                 self.splits = {}  # of another cloud
         return back
+
+    def _emulated(self) -> Link | None:
+        config = self._config
+        return emulated_link(config.link_rate, config.link_rate_down, config.link_latency)
+
+    def _look_down(self) -> None:
+        """Measure what the batches on their way up do not tell of the link."""
+        if self._emulated() is None:
+            self._down_bps = self._asked.down_bps()
+            self._latency_s = self._asked.latency_s()
+
+    def _link(self, back: BackProfile) -> Link:
+        """Return the link as it is emulated, or else as measured."""
+        if (emulated := self._emulated()) is not None:
+            return emulated
+        if not back.receive_s or not back.received_bytes:
+            raise ConfigError("the batches were too few to measure the link with; give --link-rate")
+        up_bps = 8 * back.received_bytes / back.receive_s
+        measured = Link(
+            up_bps=min(FASTEST_BPS, up_bps),
+            down_bps=min(FASTEST_BPS, self._down_bps),
+            latency_s=self._latency_s,
+        )
+        told = self._config
+        return link_of(measured, None, told.link_rate_down, told.link_latency)
 
 
 @contextmanager
@@ -236,20 +261,3 @@ def _looked_up(config: TrainConfig, splits: Sequence[str]) -> tuple[Sequence[str
 
 def _cloud(back: BackProfile) -> str:
     return f"{back.machine}, {back.device}, threads: {back.threads}"
-
-
-def _link(config: TrainConfig, back: BackProfile, latency_s: float) -> Link:
-    """Return the link as it is emulated, or else as measured, with its uplink taken for its downlink, too."""
-    emulated = emulated_link(config.link_rate, config.link_rate_down, config.link_latency)
-    if emulated is not None:
-        return emulated
-    if not back.receive_s or not back.received_bytes:
-        raise ConfigError("the batches were too few to measure the link with; give --link-rate")
-    up_bps = min(FASTEST_BPS, 8 * back.received_bytes / back.receive_s)
-    told = resolve_link(None, config.link_rate_down, config.link_latency)
-    is_told = config.link_latency is not None
-    return Link(
-        up_bps=up_bps,
-        down_bps=told.rate_down_bps or up_bps,
-        latency_s=told.latency_s if is_told else latency_s,
-    )

@@ -1,12 +1,13 @@
-"""Asks a cloud how fast it would train a run, and how far away it is."""
+"""Asks a cloud how fast it would train a run, and takes the time of the link to it."""
 
 import logging
 import time
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import grpc
 
-from common.errors import CapacityError, CloudError
+from common.errors import CapacityError, CloudError, WireError
 from common.link.framing import wire_bytes
 from common.wire import convert
 from common.wire.generated import training_pb2 as pb
@@ -16,6 +17,8 @@ from common.wire.reassembly import chunks_of
 from edge_worker.access import endpoint
 from edge_worker.config import TrainConfig
 from edge_worker.statuses import explain
+
+T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,8 @@ CALL_S = 900.0
 TRIES, PAUSE_S = 30, 10.0
 # Of which the shortest tells of the link.
 ROUND_TRIPS, ROUND_TRIP_S = 9, 30.0
+# What comes down to be timed, and after how long that is enough.
+DOWNLOAD_BYTES, DOWNLOAD_S = 1 << 20, 10.0
 # No cloud keeps it.
 NO_SESSION = "00000000-0000-4000-8000-000000000000"
 
@@ -38,11 +43,18 @@ class Asked:
     Args:
         config: where it is.
         pause: waits so many seconds.
+        clock: monotonic seconds.
     """
 
-    def __init__(self, config: TrainConfig, pause: Callable[[float], None] = time.sleep) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        pause: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._cloud = endpoint(config.cloud, config)
         self._pause = pause
+        self._clock = clock
 
     def ask(self, run: Run | None, records: Sequence[bytes]) -> BackProfile:
         """Return what the cloud measured of a run on some of these batches.
@@ -55,9 +67,13 @@ class Asked:
         assert run is not None  # whoever asks has a cloud
         hello = Hello(session_id=NO_SESSION, generation=1, run=run, losses_from=0)
         requests: list[Request] = [hello, *_sample(records)]
+        return self._patiently(lambda: self._call(requests))
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """Return what a call does, again and again as long as the cloud is full."""
         for attempt in range(TRIES):
             try:
-                return self._call(requests)
+                return call()
             except CapacityError as error:
                 if attempt + 1 == TRIES or "try again" not in str(error):
                     raise
@@ -75,15 +91,46 @@ class Asked:
             stub = pb_grpc.TrainingStub(channel)  # type: ignore[no-untyped-call]
             return min(self._round_trip_s(stub) for _ in range(ROUND_TRIPS)) / 2
 
+    def down_bps(self) -> float:
+        """Return the downlink's rate in bit/s: how fast bytes come that the cloud sends for that.
+
+        Raises:
+            CapacityError: the cloud sends to others for minutes.
+            HeadwaterError: the cloud cannot be reached, refuses, or sends too little.
+        """
+        return self._patiently(self._download)
+
+    def _download(self) -> float:
+        received, started, took = 0, None, 0.0
+        with self._cloud.open() as channel:
+            stub = pb_grpc.TrainingStub(channel)  # type: ignore[no-untyped-call]
+            call = stub.Download(pb.DownloadRequest(total_bytes=DOWNLOAD_BYTES), timeout=CALL_S)
+            try:
+                for piece in call:
+                    now = self._clock()
+                    if started is None:
+                        started = now
+                        continue  # it was under way for longer than its bytes take
+                    received, took = received + len(piece.data), now - started
+                    if took > DOWNLOAD_S:
+                        break
+            except grpc.RpcError as error:
+                raise explain(error, self._cloud) from error
+            finally:
+                call.cancel()
+        if not received or not took:
+            raise WireError(f"the cloud sent too little of {DOWNLOAD_BYTES} bytes to time the downlink with")
+        return 8 * received / took
+
     def _round_trip_s(self, stub: pb_grpc.TrainingStub) -> float:
         """Ask for what is not there, which is the shortest question."""
-        started = time.monotonic()
+        started = self._clock()
         try:
             stub.GetStatus(pb.StatusRequest(session_id=NO_SESSION), timeout=ROUND_TRIP_S)
         except grpc.RpcError as error:
             if error.code() is not grpc.StatusCode.NOT_FOUND:
                 raise explain(error, self._cloud) from error
-        return time.monotonic() - started
+        return self._clock() - started
 
     def _call(self, requests: Sequence[Request]) -> BackProfile:
         with self._cloud.open() as channel:

@@ -259,7 +259,13 @@ def _unary(peer: Peer) -> list[Case]:
     unfinished = pb.ExportRequest(session_id=peer.session_id).SerializeToString()
     refused = frozenset({Code.FAILED_PRECONDITION})
     cases += [Case("ExportBack of what is under way", (unfinished,), refused, "ExportBack")]
-    return cases + [Case(f"{method} of garbage", (GARBAGE,), ALLOWED - {Code.OK}, method) for method in makes]
+    for size in (0, MiB + 1, 2**32 - 1):
+        asks = pb.DownloadRequest(total_bytes=size).SerializeToString()
+        cases.append(bad(f"Download of {size} bytes", asks, method="Download"))
+    methods = [*makes, "Download"]
+    return cases + [
+        Case(f"{method} of garbage", (GARBAGE,), ALLOWED - {Code.OK}, method) for method in methods
+    ]
 
 
 def _records(peer: Peer, at: int) -> list[Case]:

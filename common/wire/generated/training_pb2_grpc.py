@@ -54,6 +54,11 @@ class TrainingStub(object):
                 request_serializer=common_dot_wire_dot_generated_dot_training__pb2.TrainRequest.SerializeToString,
                 response_deserializer=common_dot_wire_dot_generated_dot_training__pb2.ProfileReply.FromString,
                 _registered_method=True)
+        self.Download = channel.unary_stream(
+                '/headwater.v1.Training/Download',
+                request_serializer=common_dot_wire_dot_generated_dot_training__pb2.DownloadRequest.SerializeToString,
+                response_deserializer=common_dot_wire_dot_generated_dot_training__pb2.ExportChunk.FromString,
+                _registered_method=True)
 
 
 class TrainingServicer(object):
@@ -117,6 +122,14 @@ class TrainingServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Download(self, request, context):
+        """Bytes that mean nothing and cannot be compressed, in pieces of at most 1 MiB, for the caller to time its downlink
+        with. RESOURCE_EXHAUSTED as ExportBack.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainingServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -139,6 +152,11 @@ def add_TrainingServicer_to_server(servicer, server):
                     servicer.Profile,
                     request_deserializer=common_dot_wire_dot_generated_dot_training__pb2.TrainRequest.FromString,
                     response_serializer=common_dot_wire_dot_generated_dot_training__pb2.ProfileReply.SerializeToString,
+            ),
+            'Download': grpc.unary_stream_rpc_method_handler(
+                    servicer.Download,
+                    request_deserializer=common_dot_wire_dot_generated_dot_training__pb2.DownloadRequest.FromString,
+                    response_serializer=common_dot_wire_dot_generated_dot_training__pb2.ExportChunk.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -249,6 +267,33 @@ class Training(object):
             '/headwater.v1.Training/Profile',
             common_dot_wire_dot_generated_dot_training__pb2.TrainRequest.SerializeToString,
             common_dot_wire_dot_generated_dot_training__pb2.ProfileReply.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Download(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/headwater.v1.Training/Download',
+            common_dot_wire_dot_generated_dot_training__pb2.DownloadRequest.SerializeToString,
+            common_dot_wire_dot_generated_dot_training__pb2.ExportChunk.FromString,
             options,
             channel_credentials,
             insecure,

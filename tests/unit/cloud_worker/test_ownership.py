@@ -77,7 +77,9 @@ def test_a_stranger_need_not_say_hello_to_be_refused(cloud):
         cloud.edge().reply()
 
 
-@pytest.mark.parametrize("method", ["Training/Train", "Training/GetStatus", "Training/ExportBack"])
+@pytest.mark.parametrize(
+    "method", ["Training/Train", "Training/GetStatus", "Training/ExportBack", "Training/Download"]
+)
 def test_a_stranger_who_calls_and_says_nothing_holds_no_thread(cloud, method):
     """By itself gRPC keeps one waiting for the request, before anyone asks who calls."""
     with grpc.insecure_channel(cloud.address) as channel:

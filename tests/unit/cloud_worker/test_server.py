@@ -3,6 +3,7 @@
 import dataclasses
 import socket
 import threading
+import zlib
 
 import grpc
 import pytest
@@ -223,6 +224,21 @@ def test_a_path_is_no_session_id_beside_the_stream_either(cloud, session_id):
         cloud.stub.GetStatus(pb.StatusRequest(session_id=session_id))
 
 
+def test_a_download_has_as_many_bytes_as_were_asked_for(cloud):
+    pieces = list(cloud.stub.Download(pb.DownloadRequest(total_bytes=100_000)))
+
+    data = b"".join(piece.data for piece in pieces)
+    assert (len(pieces), len(data)) == (2, 100_000)
+    assert {piece.total_bytes for piece in pieces} == {100_000}
+    assert len(zlib.compress(data)) > 100_000  # or a link that compresses would look fast
+
+
+@pytest.mark.parametrize("size", [0, (1 << 20) + 1])
+def test_a_download_of_no_bytes_or_too_many_is_refused(cloud, size):
+    with refused(Code.INVALID_ARGUMENT, f"^a download has 1 to 1048576 bytes, got {size}$"):
+        list(cloud.stub.Download(pb.DownloadRequest(total_bytes=size)))
+
+
 def test_the_health_service_says_serving(cloud):
     assert check_health(Endpoint(cloud.address)) == f"{cloud.address} is serving"
 
@@ -254,7 +270,7 @@ def test_health_cannot_be_watched(cloud):
             next(watch)
 
 
-@pytest.mark.parametrize("method", ["Train", "ExportBack", "GetStatus"])
+@pytest.mark.parametrize("method", ["Train", "ExportBack", "GetStatus", "Download"])
 def test_what_is_no_protobuf_is_refused_in_one_line(cloud, caplog, method):
     """By itself gRPC says INTERNAL, and logs a traceback."""
     with grpc.insecure_channel(cloud.address) as channel:

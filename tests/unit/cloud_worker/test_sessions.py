@@ -28,6 +28,7 @@ from common.errors import (
 )
 from common.wire import convert
 from common.wire.messages import End, Position
+from tests.unit.cloud_worker.edges import until
 from tests.unit.cloud_worker.fakes import CountingBack, FakeStream, apply, attached, open_session
 from tests.unit.records import RUN, SESSION, batch, batches, hello, part
 
@@ -469,10 +470,7 @@ def test_all_edges_are_sent_away_before_the_first_session_is_saved(sessions):
         in_step.wait(60)
         threads[1].start()
 
-        deadline = time.monotonic() + 60
-        while streams[1].error is None and time.monotonic() < deadline:
-            time.sleep(0.005)
-        assert streams[1].error is not None
+        until(lambda: streams[1].error is not None)
         go.set()
         for thread in threads:
             thread.join()

@@ -11,7 +11,7 @@ from cloud_worker.unread import EndUnread
 from common.wire import convert
 from common.wire.generated import training_pb2 as pb
 from common.wire.generated import training_pb2_grpc as pb_grpc
-from tests.unit.cloud_worker.edges import PATIENCE_S, cloud_in_process, refused, welcomed
+from tests.unit.cloud_worker.edges import PATIENCE_S, cloud_in_process, refused, until, welcomed
 from tests.unit.cloud_worker.fakes import CountingBack
 from tests.unit.records import SESSION, hello
 
@@ -152,7 +152,9 @@ def test_one_edge_cannot_take_all_exports(tmp_path):
         for call in unread:
             next(call)
 
-        with refused(Code.RESOURCE_EXHAUSTED, "^2 exports of this edge are under way, .* once one of them"):
+        with refused(
+            Code.RESOURCE_EXHAUSTED, "^2 exports of this edge are under way, .* again once one of them"
+        ):
             exported(cloud, PI)
 
         unread[0].cancel()
@@ -166,7 +168,9 @@ def test_one_export_too_many_is_refused_until_one_is_done(tmp_path):
         for call in unread:
             next(call)
 
-        with refused(Code.RESOURCE_EXHAUSTED, "^4 exports are under way at this cloud, .* in a few minutes$"):
+        with refused(
+            Code.RESOURCE_EXHAUSTED, "^4 exports are under way at this cloud, .* again in a few minutes$"
+        ):
             exported(cloud)
 
         assert sum(len(piece.data) for piece in unread[0]) > 0
@@ -203,11 +207,7 @@ def test_an_edge_that_takes_no_acks_is_ended_and_its_session_let_go(tmp_path, mo
         call = pb_grpc.TrainingStub(channel).Train(iter(requests.get, None), timeout=PATIENCE_S)
 
         next(call)
-        deadline = time.monotonic() + PATIENCE_S
-        while cloud.sessions._streams and time.monotonic() < deadline:
-            time.sleep(0.01)
-
-        assert not cloud.sessions._streams
+        until(lambda: not cloud.sessions._streams)
         assert how_it_ended(call) is Code.CANCELLED
         requests.put(None)
     assert sum(message.endswith("it took no reply for 5s") for message in caplog.messages) == 1

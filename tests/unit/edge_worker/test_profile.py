@@ -8,7 +8,7 @@ from common.errors import CapacityError, ConfigError
 from common.wire.messages import BackProfile
 from edge_worker import profile
 from edge_worker.config import TrainConfig
-from edge_worker.planner import Coded, Link, plans
+from edge_worker.planner import FASTEST_BPS, Coded, Link, plans
 from edge_worker.profile_edge import EdgeCost
 from edge_worker.profile_file import read_profile
 
@@ -55,6 +55,10 @@ def refused(monkeypatch):
             """Far away."""
             return 0.25
 
+        def down_bps(self):
+            """As an ADSL line."""
+            return 8e6
+
     monkeypatch.setattr(profile, "apart", measure)
     monkeypatch.setattr(profile, "Asked", Cloud)
     return places
@@ -77,20 +81,21 @@ def test_what_a_cloud_refuses_is_left_out_and_said(refused, tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("settings", "latency_s"),
+    ("settings", "link"),
     [
-        ({"link_rate": None}, 0.25),
-        ({"link_rate": None, "link_latency": 0.04}, 0.04),
-        ({"link_rate": None, "link_latency": 0.0}, 0.0),
-        ({"link_rate": 1e6}, 0.0),
+        ({"link_rate": None}, Link(up_bps=8e4, down_bps=8e6, latency_s=0.25)),
+        ({"link_rate": None, "link_latency": 0.04}, Link(up_bps=8e4, down_bps=8e6, latency_s=0.04)),
+        ({"link_rate": None, "link_latency": 0.0}, Link(up_bps=8e4, down_bps=8e6, latency_s=0.0)),
+        ({"link_rate": None, "link_rate_down": 5e6}, Link(up_bps=8e4, down_bps=5e6, latency_s=0.25)),
+        ({"link_rate": 1e6}, Link(up_bps=1e6, down_bps=FASTEST_BPS, latency_s=0.0)),
     ],
-    ids=["measured", "told", "told to be none", "emulated"],
+    ids=["measured", "latency told", "told to be none", "downlink told", "emulated"],
 )
 @pytest.mark.usefixtures("refused")
-def test_the_latency_is_that_of_the_link_unless_another_one_is_emulated(tmp_path, settings, latency_s):
+def test_the_link_is_the_one_that_there_is_unless_another_one_is_emulated(tmp_path, settings, link):
     measured = profile.profile(replace(CONFIG, **settings), SPLITS, tmp_path / "profile.json")
 
-    assert measured.link.latency_s == latency_s
+    assert measured.link == link
 
 
 def test_where_all_is_refused_there_is_no_profile(refused, tmp_path):

@@ -1,0 +1,65 @@
+"""How fast a real server's bytes come down, by a clock that the test turns."""
+
+import pytest
+
+from common.errors import CapacityError
+from edge_worker.config import TrainConfig
+from edge_worker.profile_call import DOWNLOAD_BYTES, Asked
+from tests.unit.cloud_worker.edges import cloud_in_process
+
+PIECE_BYTES = 64 << 10
+
+
+@pytest.fixture
+def address(tmp_path):
+    with cloud_in_process(tmp_path) as cloud:
+        yield cloud.address
+
+
+class Clock:
+    """Goes on by so many seconds with each look at it: pieces come so far from each other."""
+
+    def __init__(self, step_s):
+        self.step_s = step_s
+        self.looks = 0
+
+    def __call__(self):
+        """Tell the time."""
+        self.looks += 1
+        return self.looks * self.step_s
+
+
+def asked(address, clock, pause=None):
+    return Asked(TrainConfig(dataset="synthetic", cloud=address), pause, clock)
+
+
+def test_the_rate_down_is_that_of_all_but_the_first_piece(address):
+    """The first one takes as long as the question, too."""
+    clock = Clock(0.5)
+
+    assert asked(address, clock).down_bps() == pytest.approx(8 * PIECE_BYTES / 0.5)
+    assert clock.looks == DOWNLOAD_BYTES // PIECE_BYTES
+
+
+def test_of_a_slow_link_no_more_is_taken_than_tells_its_rate(address):
+    clock = Clock(6.0)
+
+    assert asked(address, clock).down_bps() == pytest.approx(8 * PIECE_BYTES / 6.0)
+    assert clock.looks == 3
+
+
+def test_a_cloud_that_is_full_is_asked_again(address, monkeypatch):
+    monkeypatch.setattr("cloud_worker.service.EXPORTS_AT_ONCE", 0)
+    pauses = []
+
+    def pause(seconds):
+        pauses.append(seconds)
+        if len(pauses) == 3:
+            monkeypatch.setattr("cloud_worker.service.EXPORTS_AT_ONCE", 1)
+
+    assert asked(address, Clock(0.5), pause).down_bps() > 0
+    assert len(pauses) == 3
+
+    monkeypatch.setattr("cloud_worker.service.EXPORTS_AT_ONCE", 0)
+    with pytest.raises(CapacityError, match="which is its limit"):
+        asked(address, Clock(0.5), lambda _: None).down_bps()
