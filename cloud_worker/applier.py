@@ -3,7 +3,7 @@
 Knows nothing of order, streams or saving: the session calls it for each record once, in order.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from torch import Tensor
@@ -14,9 +14,10 @@ from cloud_worker.kept_gradients import KeptGradients, kept_gradients_bytes
 from cloud_worker.kept_images import KeptImages
 from cloud_worker.store import SessionFiles
 from cloud_worker.turns import Turns
-from common.checkpoint import tensors_to_bytes
+from common.checkpoint import tensor_file
 from common.codec import encode
 from common.data.augment import augment
+from common.durable import Piece
 from common.errors import CodecError
 from common.memory import lack_of_memory_said
 from common.wire.messages import Batch, EvaluationPart, Gradient, Record, Reference, Run
@@ -172,9 +173,9 @@ class Applier:
         self._back.trainee.load_state(tensors)
         self._gradients.restore(applied)
 
-    def weights(self) -> bytes:
-        """Return the back's weights as a safetensors file, under the whole network's own names."""
-        return tensors_to_bytes(self._back.state_dict())
+    def weights(self) -> Iterator[Piece]:
+        """Yield the back's weights as a safetensors file, under the whole network's own names."""
+        return tensor_file(self._back.state_dict())
 
     def remove_images(self) -> None:
         """Delete the images that were kept: the run is over."""

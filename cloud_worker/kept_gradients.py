@@ -147,7 +147,7 @@ class KeptGradients:
             places[seq] = Place(path, offset + _HEAD.size, len(gradient), crc)
             offset += _HEAD.size + len(gradient)
         make_directory(self._directory)
-        write_atomic(path, *parts)
+        write_atomic(path, parts)
         with self._lock:
             self._places.update(places)
             self._unsaved = {}

@@ -11,7 +11,7 @@ RUN_DIR/<session>/back.safetensors, summary.json    written when the run is comp
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, TypeVar, get_origin
 from torch import Tensor
 
 from common.checkpoint import CheckpointStore
-from common.durable import make_directory, opened, sealed, write_atomic
+from common.durable import Piece, make_directory, opened, sealed, write_atomic
 from common.errors import CheckpointError, WireError
 from common.wire.messages import Counters, EvaluationResult, Position, Run, Status
 
@@ -170,7 +170,7 @@ class SessionFiles:
                 else (),
             )
 
-    def finish(self, weights: bytes, summary: dict[str, Any]) -> None:
+    def finish(self, weights: Iterable[Piece], summary: dict[str, Any]) -> None:
         """Write what a complete run leaves behind."""
         write_atomic(self.weights_file, weights)
         write_atomic(self.directory / "summary.json", _json(summary))

@@ -9,15 +9,16 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load, save
+from safetensors.torch import load
 from torch import Tensor
 
-from common.durable import PARTIAL, make_directory, write_atomic
+from common.durable import PARTIAL, Piece, make_directory, write_atomic
 from common.errors import CheckpointError
 
 _MAGIC = b"headwater-checkpoint-1 "
@@ -25,13 +26,42 @@ _SUFFIX = ".ckpt"
 _DIGITS = re.compile(r"[0-9]+")
 # Of the first line: the magic, 64 digits and the end of the line.
 _HEAD_BYTES = len(_MAGIC) + 65
+# As safetensors names them.
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
 
 
-def tensors_to_bytes(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> bytes:
-    """Return a safetensors file of `tensors`, independent of device and memory format."""
-    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    data: bytes = save(plain, metadata)
-    return data
+def tensor_file(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> Iterator[Piece]:
+    """Yield a safetensors file of `tensors`, independent of device and memory format, in pieces.
+
+    The library's `save` wants all tensors laid out for the file, and makes the file beside them. Here one tensor
+    is laid out at a time.
+
+    Raises:
+        KeyError: a tensor is of a type that no network here has.
+    """
+    # In this order each one lies where a value of its type may.
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
+    end = 0
+    for name in names:
+        start, end = end, end + tensors[name].nbytes
+        dtype, shape = _DTYPES[tensors[name].dtype], list(tensors[name].shape)
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for name in names:
+        plain = tensors[name].detach().cpu().contiguous()
+        yield plain.flatten().view(torch.uint8).numpy().data
 
 
 class CheckpointStore:
@@ -43,9 +73,12 @@ class CheckpointStore:
     def save(self, number: int, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Write checkpoint `number`; `numbers` is whatever JSON can hold."""
         make_directory(self._directory)
-        payload = tensors_to_bytes(tensors, {"numbers": json.dumps(numbers)})
-        digest = hashlib.sha256(payload).hexdigest().encode()
-        write_atomic(self._path(number), _MAGIC, digest, b"\n", payload)
+        metadata = {"numbers": json.dumps(numbers)}
+        digest = hashlib.sha256()
+        for piece in tensor_file(tensors, metadata):
+            digest.update(piece)
+        head = _MAGIC + digest.hexdigest().encode() + b"\n"
+        write_atomic(self._path(number), chain([head], tensor_file(tensors, metadata)))
 
     def load(self, number: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the tensors and numbers of one checkpoint.

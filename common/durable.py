@@ -4,19 +4,24 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from common.errors import CheckpointError
 
 PARTIAL = ".partial"  # what is being written; a kill leaves it
 SEAL = "checksum"
+Piece: TypeAlias = bytes | memoryview  # of a file
 
 
-def write_atomic(path: Path, *parts: bytes) -> None:
-    """Replace `path` with `parts`, so that a reader or a power cut finds the old file or the new one whole.
+def write_atomic(path: Path, content: bytes | Iterable[Piece]) -> None:
+    """Replace `path`, so that a reader or a power cut finds the old file or the new one whole.
+
+    Args:
+        path: the file.
+        content: all of it, or its pieces, of which one at a time is asked for: all may be a network.
 
     Raises:
         CheckpointError: the disk is full, read-only or gone; nothing is left half-written.
@@ -24,8 +29,7 @@ def write_atomic(path: Path, *parts: bytes) -> None:
     partial = path.with_name(path.name + PARTIAL)
     try:
         with open(partial, "wb") as file:
-            for part in parts:  # not joined: one may be a network
-                file.write(part)
+            file.writelines([content] if isinstance(content, bytes) else content)
             file.flush()
             os.fsync(file.fileno())
         replace(partial, path)

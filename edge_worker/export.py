@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor
 
-from common.checkpoint import tensors_to_bytes
+from common.checkpoint import tensor_file
 from common.durable import write_atomic
 from common.endpoint import Endpoint
 from common.errors import CheckpointError, CloudError, ConfigError, WireError
@@ -56,7 +56,7 @@ def export_network(path: Path, cloud: str | None, access: Access, out: Path) -> 
         missing = {name: t for name, t in skeleton(spec).state_dict().items() if name not in weights}
         weights |= _back(missing, _cloud(run_dir, cloud, access), session_id)
     metadata = _metadata(summary, spec, out)
-    write_atomic(out, tensors_to_bytes(weights, metadata))
+    write_atomic(out, tensor_file(weights, metadata))
     here = "\n".join(loading_lines(spec, str(out)))
     return [f"wrote {out} ({len(weights)} tensors); load it with:", "", here]
 

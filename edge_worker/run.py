@@ -7,7 +7,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from common.checkpoint import tensors_to_bytes
+from common.checkpoint import tensor_file
 from common.codec import NOT_COMPILED, WIDTHS, is_compiled, packed_bytes
 from common.data.datasets import Dataset, open_dataset
 from common.data.sampler import batches_per_epoch
@@ -305,7 +305,7 @@ class Work:
         return summary, loop.done
 
     def _write_results(self, run_dir: RunDir, summary: dict[str, Any]) -> None:
-        write_atomic(run_dir.front_file, tensors_to_bytes(self.front.weights()))
+        write_atomic(run_dir.front_file, tensor_file(self.front.weights()))
         run_dir.write_summary(summary)
 
     def agreed_run(self) -> Run:

@@ -1,9 +1,12 @@
 """Saved states: whole or not at all."""
 
+import json
+
 import pytest
 import torch
+from safetensors.torch import load
 
-from common.checkpoint import CheckpointStore
+from common.checkpoint import CheckpointStore, tensor_file
 from common.durable import write_atomic
 from common.errors import CheckpointError
 
@@ -18,6 +21,35 @@ def test_what_is_saved_comes_back(tmp_path):
 
     assert numbers == {"applied": [7, 0], "text": "a\nb"}
     assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
+
+
+def test_the_library_reads_what_is_written_as_it_was():
+    """Every type, no value, one value, and weights as convolutions have them in memory."""
+    types = [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32]
+    tensors = {str(dtype): torch.arange(7).to(dtype) for dtype in (torch.bool, torch.uint8, *types)}
+    tensors |= {"empty": torch.empty(0, 3), "one": torch.tensor(5), "part": torch.arange(9.0)[::2]}
+    tensors["last"] = torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last)
+
+    data = b"".join(tensor_file(tensors, {"of": "a test"}))
+
+    found = load(data)
+    assert set(found) == set(tensors)
+    for name, tensor in tensors.items():
+        assert found[name].dtype is tensor.dtype
+        assert torch.equal(found[name], tensor), name
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    assert header["__metadata__"] == {"of": "a test"}
+
+
+def test_one_tensor_at_a_time_is_laid_out(monkeypatch):
+    """All of them would take as much memory again as the network."""
+    laid_out = []
+    whole = torch.Tensor.contiguous
+    monkeypatch.setattr(torch.Tensor, "contiguous", lambda self: laid_out.append(self) or whole(self))
+
+    pieces = tensor_file({name: torch.ones(8) for name in "abc"})
+
+    assert [(len(piece) > 0, len(laid_out)) for piece in pieces] == [(True, n) for n in range(4)]
 
 
 @pytest.mark.parametrize("offset", [3, 40, 100, 150, -1])

@@ -8,7 +8,7 @@ import grpc
 import pytest
 import torch
 
-from common.checkpoint import tensors_to_bytes
+from common.checkpoint import tensor_file
 from common.durable import sealed
 from common.errors import CheckpointError, CloudError, HeadwaterError, WireError
 from common.models.catalogue import ModelSpec, skeleton
@@ -49,7 +49,7 @@ def run_dir(tmp_path):
     """A finished run, as far as an export reads it."""
     path = tmp_path / "run"
     path.mkdir()
-    (path / "front.safetensors").write_bytes(tensors_to_bytes(FRONT))
+    (path / "front.safetensors").write_bytes(b"".join(tensor_file(FRONT)))
     (path / "run.json").write_bytes(sealed({"session_id": "x", "generation": 1, "settings": {}}))
     about = {
         "strategy": "hierarchical",
@@ -83,7 +83,7 @@ def exported(run_dir, *pieces, teller=None):
 
 
 def piece(tensors, **changes):
-    data = tensors_to_bytes(tensors)
+    data = b"".join(tensor_file(tensors))
     return pb.ExportChunk(**{"total_bytes": len(data), "data": data, **changes})
 
 
@@ -102,7 +102,7 @@ def test_an_export_may_take_as_long_as_its_link_does(run_dir):
 
 def test_a_cloud_that_falls_silent_is_left_and_nothing_is_written(run_dir, monkeypatch):
     monkeypatch.setattr("edge_worker.export.SILENCE_S", 0.5)
-    data, left = tensors_to_bytes(BACK), threading.Event()
+    data, left = b"".join(tensor_file(BACK)), threading.Event()
     first = pb.ExportChunk(total_bytes=len(data), data=data[:1000])
 
     with pytest.raises(CloudError, match=rf"silent for 0\.5 s .*, with 1000 of {len(data)} bytes received"):
