@@ -42,8 +42,8 @@ _DTYPES = {
 def tensor_file(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> Iterator[Piece]:
     """Yield a safetensors file of `tensors`, independent of device and memory format, in pieces.
 
-    The library's `save` wants all tensors laid out for the file, and makes the file beside them. Here one is laid
-    out at a time.
+    The library's `save` wants all tensors laid out for the file, and makes the file beside them. Here one is
+    laid out at a time.
 
     Raises:
         KeyError: a tensor is of a type that no network here has.
