@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml setup.py common/codec/kernels.c
 demo: install ## Train a local pair over an emulated 10 Mbit/s link on images that the code draws.
 	BIN=$(BIN) sh examples/demo.sh
 
-test: install # the longest files come first, so that both processes end at about the same time
+test: install # files in their order: those of tests/unit, which are short, come last, so that both processes end together
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: install check-proto

@@ -93,17 +93,17 @@ class TrainingService(pb_grpc.TrainingServicer):
 
     @contextmanager
     def _exporting(self, caller: str) -> Iterator[None]:
-        """Count an export of `caller`, who may be anyone; raises CapacityError where there are too many."""
+        """Count what `caller`, who may be anyone, is sent; raises CapacityError where there is too much."""
         with self._lock:
             if caller and self._exports[caller] >= EXPORTS_OF_ONE_CALLER:
                 raise CapacityError(
-                    f"{EXPORTS_OF_ONE_CALLER} exports of this edge are under way, which is the limit; "
-                    "try again once one of them is done"
+                    f"{EXPORTS_OF_ONE_CALLER} exports or downloads of this edge are under way, which is "
+                    "the limit; try again once one of them is done"
                 )
             if self._exports.total() >= EXPORTS_AT_ONCE:
                 raise CapacityError(
-                    f"{EXPORTS_AT_ONCE} exports are under way at this cloud, which is its limit; "
-                    "try again in a few minutes"
+                    f"{EXPORTS_AT_ONCE} exports or downloads are under way at this cloud, which is its "
+                    "limit; try again in a few minutes"
                 )
             self._exports[caller] += 1
         try:

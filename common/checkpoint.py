@@ -1,13 +1,13 @@
 """Saved states: one file each, written whole or not at all, checked when read, the last two kept.
 
-A checkpoint is a line with the SHA-256 of what follows, then a safetensors file whose metadata holds the
-numbers. It appears under its name only after its bytes are on the disk.
+A checkpoint is a line that says so, a safetensors file whose metadata holds the numbers, and the SHA-256 of
+both. It appears under its name only after its bytes are on the disk.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -21,11 +21,10 @@ from torch import Tensor
 from common.durable import PARTIAL, Piece, make_directory, write_atomic
 from common.errors import CheckpointError
 
-_MAGIC = b"headwater-checkpoint-1 "
+_MAGIC = b"headwater-checkpoint-2\n"
+_DIGEST_BYTES = 64
 _SUFFIX = ".ckpt"
 _DIGITS = re.compile(r"[0-9]+")
-# Of the first line: the magic, 64 digits and the end of the line.
-_HEAD_BYTES = len(_MAGIC) + 65
 # As safetensors names them.
 _DTYPES = {
     torch.float64: "F64",
@@ -42,8 +41,8 @@ _DTYPES = {
 def tensor_file(tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> Iterator[Piece]:
     """Yield a safetensors file of `tensors`, independent of device and memory format, in pieces.
 
-    The library's `save` wants all tensors laid out for the file, and makes the file beside them. Here one is
-    laid out at a time.
+    The library's `save` wants all tensors laid out for the file, and makes the file beside them. Here they
+    are laid out one after the other.
 
     Raises:
         KeyError: a tensor is of a type that no network here has.
@@ -60,8 +59,8 @@ def tensor_file(tensors: dict[str, Tensor], metadata: dict[str, str] | None = No
     text += b" " * (-len(text) % 8)
     yield len(text).to_bytes(8, "little") + text
     for name in names:
-        plain = tensors[name].detach().cpu().contiguous()
-        yield plain.flatten().view(torch.uint8).numpy().data
+        # Not kept in a variable while the next one is laid out.
+        yield tensors[name].detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
 
 
 class CheckpointStore:
@@ -73,12 +72,8 @@ class CheckpointStore:
     def save(self, number: int, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Write checkpoint `number`; `numbers` is whatever JSON can hold."""
         make_directory(self._directory)
-        metadata = {"numbers": json.dumps(numbers)}
-        digest = hashlib.sha256()
-        for piece in tensor_file(tensors, metadata):
-            digest.update(piece)
-        head = _MAGIC + digest.hexdigest().encode() + b"\n"
-        write_atomic(self._path(number), chain([head], tensor_file(tensors, metadata)))
+        content = chain([_MAGIC], tensor_file(tensors, {"numbers": json.dumps(numbers)}))
+        write_atomic(self._path(number), _with_digest(content))
 
     def load(self, number: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the tensors and numbers of one checkpoint.
@@ -88,9 +83,11 @@ class CheckpointStore:
         """
         path = self._path(number)
         with _as_checkpoint_error(f"cannot read {path}"):
-            head, _, payload = path.read_bytes().partition(b"\n")
-        if head != _MAGIC + hashlib.sha256(payload).hexdigest().encode():
+            data = path.read_bytes()
+        content, digest = memoryview(data)[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
+        if not data.startswith(_MAGIC) or digest != hashlib.sha256(content).hexdigest().encode():
             raise CheckpointError(f"{path} is damaged: its checksum does not match its content")
+        payload = bytes(content[len(_MAGIC) :])
         try:
             tensors: dict[str, Tensor] = load(payload)
             return tensors, _numbers_in(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
@@ -106,7 +103,7 @@ class CheckpointStore:
         path = self._path(number)
         try:
             with _as_checkpoint_error(f"cannot read {path}"), path.open("rb") as file:
-                file.readline(_HEAD_BYTES)
+                file.seek(len(_MAGIC))
                 size = int.from_bytes(file.read(8), "little")
                 return _numbers_in(file.read(min(size, path.stat().st_size)))
         except (ValueError, KeyError, TypeError) as error:
@@ -130,6 +127,14 @@ class CheckpointStore:
 
     def _path(self, number: int) -> Path:
         return self._directory / f"{number:012d}{_SUFFIX}"
+
+
+def _with_digest(content: Iterable[Piece]) -> Iterator[Piece]:
+    digest = hashlib.sha256()
+    for piece in content:
+        digest.update(piece)
+        yield piece
+    yield digest.hexdigest().encode()
 
 
 def _numbers_in(header: bytes) -> dict[str, Any]:

@@ -29,14 +29,17 @@ def write_atomic(path: Path, content: bytes | Iterable[Piece]) -> None:
     partial = path.with_name(path.name + PARTIAL)
     try:
         with open(partial, "wb") as file:
-            file.writelines([content] if isinstance(content, bytes) else content)
+            for piece in [content] if isinstance(content, bytes) else content:
+                file.write(piece)
             file.flush()
             os.fsync(file.fileno())
         replace(partial, path)
-    except OSError as error:
+    except BaseException as error:  # a piece may not have been to be had
         with suppress(OSError):
             partial.unlink()
-        raise cannot_write(path, error) from error
+        if isinstance(error, OSError):
+            raise cannot_write(path, error) from error
+        raise
 
 
 def sealed(values: dict[str, Any], unsealed: Collection[str] = ()) -> bytes:

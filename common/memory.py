@@ -27,12 +27,12 @@ _libc = ctypes.CDLL(None)
 
 
 def tune_malloc() -> None:
-    """Have malloc keep what one training step frees for the next one, in two heaps; only glibc's does so.
+    """Have malloc keep most of what one step frees for the next one, in two heaps; only glibc's does so.
 
-    By itself it gives the larger tensors of a step back to the machine, which hands them out again page by
-    page, each of them cleared: that took up to a quarter of a step. And it makes up to eight heaps for each
-    core. What a thread frees stays in the heap that it came from, and a server's threads change: each heap
-    would grow to the most that any thread ever had.
+    By itself it gives tensors of a few hundred KiB and more back to the machine, which hands them out again
+    page by page, each of them cleared: that took up to a quarter of a step. And it makes up to eight heaps
+    for each core. What a thread frees stays in the heap that it came from, and a server's threads change:
+    each heap would grow to the most that any thread ever had.
     """
     mallopt = getattr(_libc, "mallopt", None)
     if mallopt is not None:

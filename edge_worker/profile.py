@@ -204,7 +204,7 @@ class _Profiler:
     def _ask(self, edge: EdgeCost) -> BackProfile:
         back = self._asked.ask(edge.run, edge.records)
         if self._back is None:
-            self._look_down()
+            self._measure_link()
             self._back = back
             if self._found is not None and self._found.cloud != _cloud(back):
                 self.splits = {}  # of another cloud
@@ -214,11 +214,14 @@ class _Profiler:
         config = self._config
         return emulated_link(config.link_rate, config.link_rate_down, config.link_latency)
 
-    def _look_down(self) -> None:
-        """Measure what the batches on their way up do not tell of the link."""
-        if self._emulated() is None:
-            self._down_bps = self._asked.down_bps()
+    def _measure_link(self) -> None:
+        """Measure what neither the flags nor the batches on their way up tell of the link."""
+        if self._emulated() is not None:
+            return
+        if self._config.link_latency is None:  # first: what comes down for the other may still be on its way
             self._latency_s = self._asked.latency_s()
+        if self._config.link_rate_down is None:
+            self._down_bps = self._asked.down_bps()
 
     def _link(self, back: BackProfile) -> Link:
         """Return the link as it is emulated, or else as measured."""

@@ -16,6 +16,7 @@ from common.wire.messages import MAX_CHUNK_BYTES, BackProfile, Chunk, Hello, Req
 from common.wire.reassembly import chunks_of
 from edge_worker.access import endpoint
 from edge_worker.config import TrainConfig
+from edge_worker.replies import AHEAD
 from edge_worker.statuses import explain
 
 T = TypeVar("T")
@@ -102,7 +103,7 @@ class Asked:
 
     def _download(self) -> float:
         received, started, took = 0, None, 0.0
-        with self._cloud.open() as channel:
+        with self._cloud.open(AHEAD) as channel:  # as in training
             stub = pb_grpc.TrainingStub(channel)  # type: ignore[no-untyped-call]
             call = stub.Download(pb.DownloadRequest(total_bytes=DOWNLOAD_BYTES), timeout=CALL_S)
             try:

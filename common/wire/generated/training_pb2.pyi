@@ -930,7 +930,7 @@ class ExportChunk(_message.Message):
     TOTAL_BYTES_FIELD_NUMBER: _builtins.int
     DATA_FIELD_NUMBER: _builtins.int
     total_bytes: _builtins.int
-    """Of the whole file; the same in each piece."""
+    """Of all pieces; the same in each."""
     data: _builtins.bytes
     def __init__(
         self,

@@ -90,7 +90,7 @@ class TrainingServicer(object):
         RESOURCE_EXHAUSTED  the cloud will not hold another session, or one with batches or networks so large, or
         so many losses or gradients that the edge does not say to have done with
         UNAVAILABLE         the cloud is shutting down, or nothing came for too long: reconnect later
-        CANCELLED           a reply was not taken for too long; so of ExportBack: reconnect later
+        CANCELLED           a reply was not taken for too long; so of ExportBack and Download: reconnect later
         DATA_LOSS           what the cloud had saved of this session is damaged
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -100,7 +100,7 @@ class TrainingServicer(object):
     def ExportBack(self, request, context):
         """The weights of a session's back, as one safetensors file in pieces of at most 1 MiB.
         NOT_FOUND where the cloud keeps no such session, FAILED_PRECONDITION where it is not finished,
-        RESOURCE_EXHAUSTED where too many exports are under way.
+        RESOURCE_EXHAUSTED where too many exports and downloads are under way.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,8 +123,8 @@ class TrainingServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def Download(self, request, context):
-        """Bytes that mean nothing and cannot be compressed, in pieces of at most 1 MiB, for the caller to time its downlink
-        with. RESOURCE_EXHAUSTED as ExportBack.
+        """Bytes that mean nothing and cannot be compressed, in pieces, for the caller to time its downlink with.
+        INVALID_ARGUMENT where they are none or too many, RESOURCE_EXHAUSTED and CANCELLED as ExportBack.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -153,7 +153,8 @@ def test_one_edge_cannot_take_all_exports(tmp_path):
             next(call)
 
         with refused(
-            Code.RESOURCE_EXHAUSTED, "^2 exports of this edge are under way, .* again once one of them"
+            Code.RESOURCE_EXHAUSTED,
+            "^2 exports or downloads of this edge are under way, .* again once one of them",
         ):
             exported(cloud, PI)
 
@@ -169,7 +170,8 @@ def test_one_export_too_many_is_refused_until_one_is_done(tmp_path):
             next(call)
 
         with refused(
-            Code.RESOURCE_EXHAUSTED, "^4 exports are under way at this cloud, .* again in a few minutes$"
+            Code.RESOURCE_EXHAUSTED,
+            "^4 exports or downloads are under way at this cloud, .* again in a few minutes$",
         ):
             exported(cloud)
 

@@ -117,6 +117,19 @@ def test_a_file_that_cannot_be_removed_is_named(tmp_path):
         store.keep_only({5})
 
 
+def test_a_piece_that_is_not_to_be_had_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "state"
+    write_atomic(target, b"old")
+
+    with pytest.raises(KeyError, match="complex64"):
+        write_atomic(target, tensor_file({"a": torch.ones(2), "b": torch.ones(2, dtype=torch.complex64)}))
+    with pytest.raises(ZeroDivisionError):
+        write_atomic(target, (b"new" * (1 // (1 - n)) for n in range(2)))
+
+    assert [path.name for path in tmp_path.iterdir()] == ["state"]
+    assert target.read_bytes() == b"old"
+
+
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
     target = tmp_path / "state"
     write_atomic(target, b"old")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.errors import CapacityError
+from common.errors import CapacityError, CloudError, WireError
 from edge_worker.config import TrainConfig
 from edge_worker.profile_call import DOWNLOAD_BYTES, Asked
 from tests.unit.cloud_worker.edges import cloud_in_process
@@ -46,6 +46,14 @@ def test_of_a_slow_link_no_more_is_taken_than_tells_its_rate(address):
 
     assert asked(address, clock).down_bps() == pytest.approx(8 * PIECE_BYTES / 6.0)
     assert clock.looks == 3
+
+
+def test_a_cloud_that_sends_too_little_or_nothing_is_an_error(address, monkeypatch):
+    with pytest.raises(CloudError, match=r"no cloud answers at 127\.0\.0\.1:9"):
+        asked("127.0.0.1:9", Clock(0.5)).down_bps()
+    monkeypatch.setattr("edge_worker.profile_call.DOWNLOAD_BYTES", 1)
+    with pytest.raises(WireError, match="sent too little of 1 bytes to time the downlink with"):
+        asked(address, Clock(0.5)).down_bps()
 
 
 def test_a_cloud_that_is_full_is_asked_again(address, monkeypatch):
