@@ -26,18 +26,21 @@ CONTAINER_LIMITS = (
 _libc = ctypes.CDLL(None)
 
 
-def tune_malloc() -> None:
+def tune_malloc(largest_in_heap: int = LARGEST_IN_HEAP) -> None:
     """Have malloc keep most of what one step frees for the next one, in two heaps; only glibc's does so.
 
     By itself it gives tensors of a few hundred KiB and more back to the machine, which hands them out again
     page by page, each of them cleared: that took up to a quarter of a step. And it makes up to eight heaps
     for each core. What a thread frees stays in the heap that it came from, and a server's threads change:
     each heap would grow to the most that any thread ever had.
+
+    Args:
+        largest_in_heap: bytes of the largest tensor that is kept, at most 32 MiB.
     """
     mallopt = getattr(_libc, "mallopt", None)
     if mallopt is not None:
         mallopt(M_ARENA_MAX, HEAPS)
-        mallopt(M_MMAP_THRESHOLD, LARGEST_IN_HEAP)
+        mallopt(M_MMAP_THRESHOLD, largest_in_heap)
         mallopt(M_TRIM_THRESHOLD, KEPT_FREE)
 
 
