@@ -63,6 +63,8 @@ def name_of(rival: Rival) -> str:
 
 def measure(report: Report, case: dict[str, Any], x: Tensor) -> None:
     """Print the figures of one network's activations."""
+    # Only now: the training set its own. Nobody's memory is to be cleared anew each time.
+    tune_malloc(largest_in_heap=32 << 20)
     plain = x.contiguous()
     work: dict[str, Callable[[], object]] = {}
     sizes: dict[str, tuple[int, float]] = {}
@@ -108,7 +110,6 @@ def on_cuda(report: Report, case: dict[str, Any], x: Tensor) -> None:
 def main(report: Report, data_dir: Path) -> None:
     """Speed, size and error of the codec on activations of trained networks."""
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    tune_malloc(largest_in_heap=32 << 20)  # nobody's memory is to be cleared anew each time
     torch.set_num_threads(1)
     for network in NETWORKS[-1:] if report.quick else NETWORKS:
         case = network.case(data_dir, report.quick)
