@@ -9,7 +9,7 @@ GENERATED := common/wire/generated
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml setup.py common/codec/kernels.c
+$(STAMP): pyproject.toml setup.py $(wildcard common/codec/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -e '.[cloud,report,dev]'

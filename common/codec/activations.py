@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common.codec.compress import compress, decompress
+from common.codec.compress import compress, compress_codes, decompress
 from common.codec.quantise import channel_bytes, dequantise, quantise
 from common.errors import CodecError
 
@@ -66,9 +66,10 @@ def encode(x_NCHW: Tensor, bits: int) -> Packed:
         if not bool(torch.isfinite(values).all()):
             raise CodecError("activations must be finite; the training has diverged: lower --lr")
         none = np.empty(0, dtype=np.float32)
-        return Packed(32, (n, c, h, w), none, none, compress(_bytes_of(values)))
+        return Packed(32, (n, c, h, w), none, none, compress(_on_host(values).numpy().data.cast("B")))
     packed_CB, low, scale = quantise(x_NCHW, bits)
-    return Packed(bits, (n, c, h, w), low.cpu().numpy(), scale.cpu().numpy(), compress(_bytes_of(packed_CB)))
+    data = compress_codes(_on_host(packed_CB))
+    return Packed(bits, (n, c, h, w), low.cpu().numpy(), scale.cpu().numpy(), data)
 
 
 def decode(packed: Packed, device: torch.device) -> Tensor:
@@ -101,11 +102,14 @@ def decode(packed: Packed, device: torch.device) -> Tensor:
     return dequantise(stored.view(channels, -1), packed.bits, packed.shape, low, scale)
 
 
-def _bytes_of(values: Tensor) -> memoryview:
-    """Return the memory of a contiguous tensor, on the CPU."""
-    if values.is_cuda:  # into pinned memory: the copy waits for this stream alone, and needs no second one
-        host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-        host.copy_(values, non_blocking=True)
-        torch.cuda.current_stream(values.device).synchronize()
-        values = host
-    return values.numpy().data.cast("B")
+def _on_host(values: Tensor) -> Tensor:
+    """Return a contiguous tensor's values on the CPU: itself, or a copy in pinned memory.
+
+    Such a copy waits for this stream alone, and needs no second one.
+    """
+    if not values.is_cuda:
+        return values
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    host.copy_(values, non_blocking=True)
+    torch.cuda.current_stream(values.device).synchronize()
+    return host

@@ -1,8 +1,9 @@
 """Bytes <-> fewer bytes: zstd, with the true size checked before a byte is expanded.
 
-Level 1 that looks for long repeats only, in a small table: among the codes of activations a short repeat is
-chance, and takes more than the entropy coder needs for the same codes. So it is faster than plain level 1,
-and smaller.
+Packed codes are written by frames.c, where it is compiled, which takes out runs of one byte only. Else, and
+for all other bytes, it is the library at level 1, which looks for long repeats only, in a small table: among
+the codes of activations a short repeat is chance, and takes more than the entropy coder needs for the same
+codes, so that this is faster than plain level 1, and smaller. Who reads a frame need not know who wrote it.
 
 One compressor for each thread: zstandard's objects keep state between calls and may not be shared.
 """
@@ -10,7 +11,9 @@ One compressor for each thread: zstandard's objects keep state between calls and
 import threading
 
 import zstandard
+from torch import Tensor
 
+from common.codec.fused import LARGEST_FRAME, frame_of, is_compiled
 from common.errors import CodecError
 
 PARAMETERS = zstandard.ZstdCompressionParameters.from_level(1, min_match=7, hash_log=6)
@@ -24,6 +27,13 @@ def compress(data: bytes | memoryview) -> bytes:
         _local.compressor = zstandard.ZstdCompressor(compression_params=PARAMETERS)
     frame: bytes = _local.compressor.compress(data)
     return frame
+
+
+def compress_codes(packed: Tensor) -> bytes:
+    """Return one zstd frame of packed codes (uint8, contiguous, on the CPU) that states its content size."""
+    if is_compiled() and packed.numel() <= LARGEST_FRAME:
+        return frame_of(packed)
+    return compress(packed.numpy().data.cast("B"))
 
 
 def decompress(frame: bytes, expected_bytes: int) -> bytes:

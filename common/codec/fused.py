@@ -1,4 +1,4 @@
-"""The passes of kernels.c over activations on a CPU, where it was compiled when headwater was installed."""
+"""The passes of kernels.c and frames.c on a CPU, where they were compiled when headwater was installed."""
 
 import ctypes
 from collections.abc import Callable, Mapping
@@ -9,18 +9,22 @@ import torch
 from torch import Tensor
 
 KERNELS = "common.codec._kernels"
-VERSION = 3  # of what kernels.c takes and returns
+VERSION = 4  # of what kernels.c and frames.c take and return
 NOT_COMPILED = "the codec is not compiled, which makes it slower: install again with a C compiler"
+LARGEST_FRAME = (1 << 32) - 1  # bytes of content
 SUFFIXES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 
 _POINTER, _SIZE, _INT = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int32
 
 
 class Kernels(NamedTuple):
-    """The functions of kernels.c: `quantise` for each type of values, `dequantise` gives float32."""
+    """The compiled functions: `quantise` for each type of values, `dequantise` gives float32."""
 
     quantise: Mapping[torch.dtype, Callable[..., int]]
     dequantise: Callable[..., None]
+    frame_room: Callable[[int], int]
+    write_frame: Callable[..., int]
+    frame_at: int
 
 
 def _load() -> Kernels | None:
@@ -41,14 +45,19 @@ def _load() -> Kernels | None:
         quantise[dtype] = function
     library.dequantise.argtypes = [_POINTER, _SIZE, _SIZE, _SIZE, _INT, _POINTER, _POINTER, _POINTER]
     library.dequantise.restype = None
-    return Kernels(quantise, library.dequantise)
+    library.frame_room.argtypes = [_SIZE]
+    library.frame_room.restype = _SIZE
+    library.write_frame.argtypes = [_POINTER, _SIZE, _POINTER]
+    library.write_frame.restype = _SIZE
+    frame_at = _INT.in_dll(library, "frame_at").value
+    return Kernels(quantise, library.dequantise, library.frame_room, library.write_frame, frame_at)
 
 
 _kernels = _load()
 
 
 def is_compiled() -> bool:
-    """Return whether there are any kernels; without them the codec makes the same bytes, more slowly."""
+    """Return whether there are any kernels; without them the codec makes the same codes, more slowly."""
     return _kernels is not None
 
 
@@ -116,3 +125,19 @@ def dequantise(packed_CB: Tensor, bits: int, low: Tensor, scale: Tensor, x_PC: T
         scale.data_ptr(),
         x_PC.data_ptr(),
     )
+
+
+def frame_of(codes: Tensor) -> bytes:
+    """Return a zstd frame (RFC 8878) of packed codes that states its content size.
+
+    Args:
+        codes: uint8, contiguous, on the CPU; at most LARGEST_FRAME.
+    """
+    assert _kernels is not None  # is_compiled() said so
+    # Else memory that is not theirs would be read.
+    assert codes.dtype == torch.uint8
+    assert codes.is_contiguous()
+    assert codes.numel() <= LARGEST_FRAME
+    memory = torch.empty(_kernels.frame_room(codes.numel()), dtype=torch.uint8, device="cpu")
+    size = _kernels.write_frame(codes.data_ptr(), codes.numel(), memory.data_ptr())
+    return ctypes.string_at(memory.data_ptr() + _kernels.frame_at, size)

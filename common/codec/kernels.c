@@ -13,24 +13,15 @@
 #include <stdint.h>
 #include <string.h>
 
-#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "codes are packed for a little-endian machine"
-#endif
+#include "compiler.h"
 
 #ifdef __FAST_MATH__
 #error "fast math makes other bytes, and does not see a NaN"
 #endif
 
-/* Of the functions' arguments and results, for a caller who may find a file of another time. */
-const int32_t version = 3;
-
-#define INLINE static inline __attribute__((always_inline))
-/* Compiled twice on x86-64; the wider one is taken where the processor has it. */
-#if defined(__x86_64__) && defined(__gnu_linux__)
-#define FOR_EACH_CPU __attribute__((target_clones("avx2", "default")))
-#else
-#define FOR_EACH_CPU
-#endif
+/* Of the arguments and results of the functions here and in frames.c, for a caller who may find a file of another
+ * time. */
+const int32_t version = 4;
 
 enum {
     LINE = 64,      /* bytes of a cache line */
@@ -137,9 +128,9 @@ INLINE void store(const uint32_t words[WORDS][CHANNELS], size_t count, size_t by
                                                                                                                 \
     /* Write low[channels], scale[channels] and the codes (x - low) / scale, rounded, of 2, 4 or 8 bits;        \
      * steps[channels] is room to work in. Return 0, or 1 where a range is not finite: all is void then. */     \
-    FOR_EACH_CPU int32_t quantise_##SUFFIX(const TYPE *restrict x, size_t rows, size_t channels, int32_t bits,  \
-                                           float *restrict low, float *restrict scale, float *restrict steps,   \
-                                           uint8_t *restrict out, size_t row_bytes) {                           \
+    FOR_EACH_CPU("avx2") int32_t quantise_##SUFFIX(                                                             \
+        const TYPE *restrict x, size_t rows, size_t channels, int32_t bits, float *restrict low,                \
+        float *restrict scale, float *restrict steps, uint8_t *restrict out, size_t row_bytes) {                \
         if (extremes_##SUFFIX(x, rows, channels, low, scale)) return 1;                                         \
         if (ranges(channels, bits, low, scale, steps)) return 1;                                                \
         if (bits == 8) pack_##SUFFIX(x, rows, channels, low, steps, out, row_bytes, 8);                         \
@@ -187,7 +178,7 @@ INLINE void unpack(const uint8_t *codes, size_t row_bytes, size_t rows, size_t c
 }
 
 /* Write the values code * scale + low of codes of 2, 4 or 8 bits, float32 [rows][channels]. */
-FOR_EACH_CPU void dequantise(const uint8_t *restrict codes, size_t row_bytes, size_t rows,
+FOR_EACH_CPU("avx2") void dequantise(const uint8_t *restrict codes, size_t row_bytes, size_t rows,
                              size_t channels, int32_t bits, const float *restrict low,
                              const float *restrict scale, float *restrict out) {
     if (bits == 8) unpack(codes, row_bytes, rows, channels, low, scale, out, 8);
