@@ -1,28 +1,30 @@
 /* A zstd frame of packed codes (RFC 8878): runs of one byte, and what is left in a Huffman code for each block.
  *
  * zstd's own search for repeats takes more than half of its time, and finds little more among the codes of
- * activations: what repeats is what is dead, and is one byte. Any zstd reads such a frame; nothing here does.
+ * activations: what repeats is what is dead, and is one byte. Its library reads such a frame; nothing here does.
  */
 #include "huffman.h"
 
 enum {
     BLOCK = 32 << 10,
-    SMALL = 256, /* fewer bytes are not worth a code */
-    RUN = 8,     /* fewer of one byte in a row are no run */
-    MOST_RUNS = BLOCK / RUN,
-    AROUND = 3 + 5 + TREE + 6 + 4 + 4 + 1, /* of a block: its heads, the code, the streams' places and ends */
+    SMALL = 256,            /* fewer bytes are not worth a code */
+    MOST_RUNS = BLOCK / 8,  /* each has a whole word, see `take_runs` */
+    FRAME_HEAD = 10,
+    BLOCK_HEAD = 3,
+    CODED_HEAD = 5 + TREE + 6 + 4, /* of coded bytes: sizes, the code, places and ends of four streams */
 };
 
 /* A byte's repeats in a row, and how many other bytes, itself the last of them, come before them. */
 typedef struct {
-    uint32_t before, repeats;
+    uint16_t before, repeats;
 } Run;
 
-/* What is worked with. */
+/* A block: its runs, and the bytes that are left without their repeats. */
 typedef struct {
     Run runs[MOST_RUNS];
-    uint8_t left[BLOCK + 8];
-} Room;
+    uint8_t left[BLOCK];
+    size_t run_count, left_count;
+} Parts;
 
 INLINE uint64_t word_at(const uint8_t *at) {
     uint64_t word;
@@ -30,15 +32,16 @@ INLINE uint64_t word_at(const uint8_t *at) {
     return word;
 }
 
-INLINE int is_even(uint64_t word) { return word == (word << 8 | word >> 56); }
+INLINE int is_one_byte(uint64_t word) { return word == (word << 8 | word >> 56); }
 
-/* Take out the runs, and copy what is left; return how many runs there are. */
-INLINE size_t take_runs(const uint8_t *from, size_t size, Room *room, size_t *left) {
-    size_t found = 0, start = 0, at = 0;
-    uint8_t *to = room->left;
+/* Find the runs by words of one byte: those of fifteen bytes and more, shorter ones by chance. */
+INLINE void take_runs(const uint8_t *from, size_t size, Parts *parts) {
+    size_t start = 0, at = 0;
+    uint8_t *to = parts->left;
+    parts->run_count = 0;
     while (at + 8 <= size) {
         uint64_t word = word_at(from + at);
-        if (!is_even(word)) {
+        if (!is_one_byte(word)) {
             at += 8;
             continue;
         }
@@ -46,17 +49,14 @@ INLINE size_t take_runs(const uint8_t *from, size_t size, Room *room, size_t *le
         while (first > start && from[first - 1] == from[at]) first--;
         while (end + 8 <= size && word_at(from + end) == word) end += 8;
         while (end < size && from[end] == from[at]) end++;
-        at = end;
-        if (end - first < RUN) continue;
         size_t before = first + 1 - start;
         memcpy(to, from + start, before);
         to += before;
-        room->runs[found++] = (Run){(uint32_t)before, (uint32_t)(end - first - 1)};
-        start = end;
+        parts->runs[parts->run_count++] = (Run){(uint16_t)before, (uint16_t)(end - first - 1)};
+        start = at = end;
     }
     memcpy(to, from + start, size - start);
-    *left = (size_t)(to - room->left) + size - start;
-    return found;
+    parts->left_count = (size_t)(to - parts->left) + size - start;
 }
 
 /* Count in four tables: a byte that follows itself would wait for its count. */
@@ -82,7 +82,7 @@ INLINE uint8_t *write_coded(uint8_t *out, const uint8_t *from, size_t size) {
     int longest = code_lengths(counts, lengths);
     uint64_t bits = 0;
     for (int symbol = 0; symbol < SYMBOLS; symbol++) bits += (uint64_t)counts[symbol] * lengths[symbol];
-    if (bits / 8 + AROUND >= size) return NULL;
+    if (bits / 8 + CODED_HEAD >= size) return NULL;
     uint8_t *code = out + 5, *places = write_code(code, lengths, longest);
     if (!places) return NULL;
     codes_of(lengths, longest, codes);
@@ -181,44 +181,44 @@ INLINE uint8_t *write_runs(uint8_t *out, const Run *runs, size_t count) {
 }
 
 /* Write a block; return its end. */
-INLINE uint8_t *write_block(uint8_t *out, const uint8_t *from, size_t size, int is_last, Room *room) {
+INLINE uint8_t *write_block(uint8_t *out, const uint8_t *from, size_t size, int is_last) {
     const uint32_t stored = 0, repeated = 1, coded = 2;
     uint32_t kind = coded;
-    size_t left, stated, runs = take_runs(from, size, room, &left);
-    uint8_t *end = out + 3;
-    if (size && left == 1) {
+    uint8_t *end = out + BLOCK_HEAD;
+    size_t stated;
+    Parts parts;
+    take_runs(from, size, &parts);
+    if (parts.left_count == 1 && parts.run_count == 1) {
         kind = repeated;
         stated = size;
         *end++ = *from;
     } else {
-        end = write_runs(write_left(end, room->left, left), room->runs, runs);
-        stated = (size_t)(end - out - 3);
+        end = write_left(end, parts.left, parts.left_count);
+        end = write_runs(end, parts.runs, parts.run_count);
+        stated = (size_t)(end - out) - BLOCK_HEAD;
         if (stated >= size) {
             kind = stored;
             stated = size;
-            memcpy(out + 3, from, size);
-            end = out + 3 + size;
+            memcpy(out + BLOCK_HEAD, from, size);
+            end = out + BLOCK_HEAD + size;
         }
     }
     uint32_t head = (uint32_t)is_last | kind << 1 | (uint32_t)stated << 3;
-    memcpy(out, &head, 3);
+    memcpy(out, &head, BLOCK_HEAD);
     return end;
 }
 
-/* How far into the memory that it was given `write_frame` leaves its frame. */
-const int32_t frame_at = sizeof(Room);
-
-/* Return how much memory `write_frame` must be given for so many bytes. */
-size_t frame_room(size_t size) { return sizeof(Room) + size + (size / BLOCK + 1) * AROUND + 64; }
+/* Return how many bytes `write_frame` may touch for so many: of what is stored in the end, more is tried. */
+size_t frame_room(size_t size) { return FRAME_HEAD + size + (size / BLOCK + 1) * BLOCK_HEAD + CODED_HEAD + 64; }
 
 /* Write a frame of fewer than 4 GiB that states its size; return what it takes. */
-FOR_EACH_CPU("bmi2") size_t write_frame(const uint8_t *from, size_t size, uint8_t *memory) {
+FOR_EACH_CPU("bmi2") size_t write_frame(const uint8_t *from, size_t size, uint8_t *out) {
     const uint32_t magic = 0xFD2FB528, stated = (uint32_t)size;
-    Room *room = (Room *)memory;
-    uint8_t *start = memory + sizeof(Room), *at = start + 9;
-    memcpy(start, &magic, 4);
-    start[4] = 2 << 6 | 1 << 5; /* one segment, whose size has four bytes */
-    memcpy(start + 5, &stated, 4);
-    for (; size > BLOCK; from += BLOCK, size -= BLOCK) at = write_block(at, from, BLOCK, 0, room);
-    return (size_t)(write_block(at, from, size, 1, room) - start);
+    memcpy(out, &magic, 4);
+    out[4] = 2 << 6; /* the size has four bytes */
+    out[5] = 5 << 3; /* the window is 32 KiB: nothing reaches beyond its block */
+    memcpy(out + 6, &stated, 4);
+    uint8_t *at = out + FRAME_HEAD;
+    for (; size > BLOCK; from += BLOCK, size -= BLOCK) at = write_block(at, from, BLOCK, 0);
+    return (size_t)(write_block(at, from, size, 1) - out);
 }

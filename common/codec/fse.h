@@ -39,10 +39,11 @@ INLINE uint8_t *finish(Writer *writer) {
     return writer->at + (writer->count > 0);
 }
 
-/* How a symbol changes the state, and how many of the state's bits it writes. */
+/* A symbol writes (state + bits[symbol]) >> 16 of the state's lowest bits; what is left of the state, plus
+ * find[symbol], is the place of the next state. */
 typedef struct {
     uint16_t states[TABLE];
-    uint32_t bits[KINDS]; /* above the lower 16: how many are written, less what rounds it */
+    uint32_t bits[KINDS];
     int find[KINDS];
 } Table;
 

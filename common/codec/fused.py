@@ -24,7 +24,6 @@ class Kernels(NamedTuple):
     dequantise: Callable[..., None]
     frame_room: Callable[[int], int]
     write_frame: Callable[..., int]
-    frame_at: int
 
 
 def _load() -> Kernels | None:
@@ -49,8 +48,7 @@ def _load() -> Kernels | None:
     library.frame_room.restype = _SIZE
     library.write_frame.argtypes = [_POINTER, _SIZE, _POINTER]
     library.write_frame.restype = _SIZE
-    frame_at = _INT.in_dll(library, "frame_at").value
-    return Kernels(quantise, library.dequantise, library.frame_room, library.write_frame, frame_at)
+    return Kernels(quantise, library.dequantise, library.frame_room, library.write_frame)
 
 
 _kernels = _load()
@@ -136,8 +134,9 @@ def frame_of(codes: Tensor) -> bytes:
     assert _kernels is not None  # is_compiled() said so
     # Else memory that is not theirs would be read.
     assert codes.dtype == torch.uint8
+    assert codes.device.type == "cpu"
     assert codes.is_contiguous()
     assert codes.numel() <= LARGEST_FRAME
-    memory = torch.empty(_kernels.frame_room(codes.numel()), dtype=torch.uint8, device="cpu")
-    size = _kernels.write_frame(codes.data_ptr(), codes.numel(), memory.data_ptr())
-    return ctypes.string_at(memory.data_ptr() + _kernels.frame_at, size)
+    frame = torch.empty(_kernels.frame_room(codes.numel()), dtype=torch.uint8, device="cpu")
+    size = _kernels.write_frame(codes.data_ptr(), codes.numel(), frame.data_ptr())
+    return frame[:size].numpy().tobytes()

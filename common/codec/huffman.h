@@ -7,7 +7,7 @@ enum {
     SYMBOLS = 256,
     MAX_BITS = 11, /* of a byte's code */
     WEIGHTS = MAX_BITS + 1,
-    TREE = 128,    /* bytes that the weights may take */
+    TREE = 128,    /* bytes that the weights may take, and one that says how many */
 };
 
 /* Sort the bytes that occur, the rarest first: by the lower nine bits of their counts, then the upper nine. */
@@ -87,12 +87,12 @@ INLINE void codes_of(const uint8_t *lengths, int longest, uint32_t *codes) {
     }
 }
 
-/* Share TABLE among the weights as they occur; return how many kinds there may be, 0 if only one occurs. */
+/* Share TABLE among the weights as they occur, two kinds at least; return how many kinds there may be. */
 INLINE int shares_of(const uint8_t *weights, int count, int8_t *shares) {
     int counts[WEIGHTS] = {0}, left = TABLE, kinds = 0, most = 0;
     for (int i = 0; i < count; i++) counts[weights[i]]++;
+    if (counts[weights[0]] == count) counts[!weights[0]] = 1; /* one more: a state of one kind leaves no bits */
     for (int weight = 0; weight < WEIGHTS; weight++) {
-        if (counts[weight] == count) return 0;
         int share = counts[weight] * TABLE / count;
         shares[weight] = (int8_t)(counts[weight] && !share ? 1 : share);
         left -= shares[weight];
@@ -129,10 +129,9 @@ INLINE uint8_t *write_shares(uint8_t *out, const int8_t *shares) {
 /* Write the weights from the last to the first with two states in turn; NULL where they do not fit. */
 INLINE uint8_t *write_coded_weights(uint8_t *out, const uint8_t *weights, int count) {
     int8_t shares[WEIGHTS];
-    int kinds = count > 2 ? shares_of(weights, count, shares) : 0;
-    if (!kinds) return NULL;
+    if (count < 2) return NULL;
     Table table;
-    make_table(shares, kinds, &table);
+    make_table(shares, shares_of(weights, count, shares), &table);
     Writer writer = {0, 0, write_shares(out + 1, shares)};
     uint32_t states[2];
     int at = count, turn = (count & 1) == 0;
