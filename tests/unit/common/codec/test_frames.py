@@ -64,7 +64,7 @@ def most_bytes(values):
         counts = counts[counts > 0]
         bits = len(block) * np.log2(len(block)) - (counts * np.log2(counts)).sum() if len(block) else 0
         over = len(block) * (counts.max(initial=0) / max(len(block), 1) + 0.087)
-        found += min((bits + over) / 8 + 160, len(block)) + BLOCK_HEAD
+        found += min((bits + over) / 8 + 256, len(block)) + BLOCK_HEAD
     return found
 
 
