@@ -16,7 +16,7 @@ from common.durable import make_directory, write_atomic
 from common.errors import ConfigError
 from common.rundir import lock_run_dir
 from common.strategies import STRATEGIES, find_strategy
-from common.units import format_duration, format_rate
+from common.units import format_duration, format_rate, format_size
 from edge_worker.config import AUTO, AUTO_BITS, TrainConfig
 from edge_worker.planner import Link, Plan, best_of, rank, verdict
 from edge_worker.profile import profile
@@ -38,34 +38,38 @@ def is_open(config: TrainConfig) -> bool:
     return config.split == AUTO or config.bits == AUTO_BITS
 
 
-def settle_choice(config: TrainConfig, path: Path | None) -> TrainConfig:
+def settle_choice(config: TrainConfig, path: Path | None, edge_memory: int | None = None) -> TrainConfig:
     """Return the settings with the plan's choice in place of each `auto`, and record it in the run directory.
 
     Args:
         config: of a new run.
         path: what `edge-worker profile` wrote; None to measure now.
+        edge_memory: bytes that the choice may take on the edge; None for any.
 
     Raises:
-        ConfigError: the strategy has no split point, or the profile is of another training or lacks it.
+        ConfigError: the strategy has no split point, nothing fits, or the profile is of another training or
+            lacks it.
         HeadwaterError: measuring failed.
     """
     if not is_open(config):
-        if path is not None:
-            raise ConfigError("--profile is for --split auto and --bits auto; leave it out")
+        for flag, value in (("--profile", path), ("--edge-memory", edge_memory)):
+            if value is not None:
+                raise ConfigError(f"{flag} is for --split auto and --bits auto; leave it out")
         return config
     check_has_choice(config)
     lock = lock_run_dir(config.run_dir)  # measuring takes minutes
     try:
-        return _choose_and_keep(config, path)
+        return _choose_and_keep(config, path, edge_memory)
     finally:
         os.close(lock)
 
 
-def _choose_and_keep(config: TrainConfig, path: Path | None) -> TrainConfig:
+def _choose_and_keep(config: TrainConfig, path: Path | None, edge_memory: int | None) -> TrainConfig:
     measured = _measured(config, path)
     told = config.link_rate, config.link_rate_down, config.link_latency
     link = emulated_link(*told) or link_of(measured.link, *told)
-    choice, everything = choose(config, measured, link), verdict(rank(measured.costs, link))
+    choice = choose(config, measured, link, edge_memory)
+    everything = verdict(rank(measured.costs, link, edge_memory))
     log.info(
         "the plan's choice at %s: %s, an epoch in %s, held up by the %s",
         *(format_rate(link.up_bps), choice.name, format_duration(choice.epoch_s), choice.bottleneck),
@@ -87,25 +91,33 @@ def check_has_choice(config: TrainConfig) -> None:
     )
 
 
-def choose(config: TrainConfig, measured: Measured, link: Link) -> Plan:
+def choose(config: TrainConfig, measured: Measured, link: Link, edge_memory: int | None = None) -> Plan:
     """Return the fastest split point and width of the strategy, among those that are left open.
 
     Raises:
-        ConfigError: the profile lacks the split point, or the width, that is not open.
+        ConfigError: the profile lacks the split point, or the width, that is not open; or nothing that it has
+            fits into `edge_memory` bytes.
     """
-    fitting = [
+    known = [
         each
         for each in rank(measured.costs, link)
         if each.strategy == config.strategy
         and config.split in (AUTO, each.split)
         and config.bits in (AUTO_BITS, each.bits)
     ]
-    if not fitting:
+    if not known:
         costs = measured.costs.splits
         widths = sorted({bits for each in costs for bits in each.widths})
         raise ConfigError(
             f"the profile has no --split {config.split} with --bits {config.bits or AUTO}; it has "
             f"{', '.join(each.split for each in costs)} with {', '.join(map(str, widths))} bits"
+        )
+    fitting = [each for each in known if edge_memory is None or each.memory_bytes <= edge_memory]
+    if not fitting:
+        least = min(known, key=lambda each: each.memory_bytes)
+        raise ConfigError(
+            f"nothing fits into --edge-memory {format_size(edge_memory or 0)}: the least is "
+            f"{format_size(least.memory_bytes)}, of {least.name}"
         )
     return best_of(fitting)
 

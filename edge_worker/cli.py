@@ -32,8 +32,11 @@ DEFAULT_PROFILE = Path("profile.json")
     type=PROFILE,
     help="What `edge-worker profile` wrote, for --split auto and --bits auto  [default: measured first]",
 )
+@click.option(
+    "--edge-memory", type=SIZE, help="What --split auto and --bits auto may take of it on the edge."
+)
 @options_of(TrainConfig)
-def train(config: TrainConfig, given: frozenset[str], profile: Path | None) -> None:
+def train(config: TrainConfig, given: frozenset[str], profile: Path | None, edge_memory: int | None) -> None:
     """Train the front here and stream its activations to the cloud.
 
     The same --run-dir again resumes an interrupted run with the settings it was started with; a finished one
@@ -45,7 +48,7 @@ def train(config: TrainConfig, given: frozenset[str], profile: Path | None) -> N
     from edge_worker.run import train as run
 
     set_up_logging(config.log_level)
-    outcome = run(config, given, lambda new: settle_choice(new, profile))
+    outcome = run(config, given, lambda new: settle_choice(new, profile, edge_memory))
     if outcome.summary is None:
         if outcome.stopped_after is None:
             click.echo("stopped before the cloud answered; the same command starts again", err=True)

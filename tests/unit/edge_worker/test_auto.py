@@ -62,6 +62,21 @@ def test_what_the_user_says_stays(tmp_path, path):
     assert not plain.run_dir.exists()
 
 
+def test_the_choice_fits_into_the_memory_that_is_given(tmp_path, path):
+    sizes = sorted({each.memory_bytes for each in rank(COSTS, LINK) if each.strategy == "hierarchical"})
+    assert len(sizes) > 1
+
+    for size in sizes:
+        settled = settle_choice(replace(OPEN, run_dir=tmp_path / str(size)), path, size)
+        kept = json.loads((settled.run_dir / "plan.json").read_text())
+        assert kept["choice"]["memory_bytes"] <= size
+    with pytest.raises(ConfigError, match=r"^nothing fits into --edge-memory .*: the least is .*, of hier"):
+        settle_choice(replace(OPEN, run_dir=tmp_path / "run"), path, sizes[0] - 1)
+    with pytest.raises(ConfigError, match=r"^--edge-memory is for --split auto"):
+        settle_choice(TrainConfig(run_dir=tmp_path / "run"), None, sizes[0])
+    assert not (tmp_path / "run" / "plan.json").exists()
+
+
 @pytest.mark.parametrize(
     ("config", "complaint"),
     [
