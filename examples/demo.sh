@@ -11,7 +11,7 @@ trap 'exit 143' TERM
 "$BIN/cloud-worker" serve --listen 127.0.0.1:0 --run-dir "$DIR/cloud" --threads 1 --log-level warning \
   >"$DIR/listening" &
 CLOUD=$!
-until grep -q '^listening on ' "$DIR/listening"; do
+until grep -qs '^listening on ' "$DIR/listening"; do
   kill -0 "$CLOUD" || { echo "the cloud did not start" >&2; exit 1; }
   sleep 0.2
 done
