@@ -33,7 +33,7 @@ DEFAULT_PROFILE = Path("profile.json")
     help="What `edge-worker profile` wrote, for --split auto and --bits auto  [default: measured first]",
 )
 @click.option(
-    "--edge-memory", type=SIZE, help="Leave out of --split auto and --bits auto what takes more memory on the edge."
+    "--edge-memory", type=SIZE, help="With --split auto: leave out what takes more memory on the edge."
 )
 @options_of(TrainConfig)
 def train(config: TrainConfig, given: frozenset[str], profile: Path | None, edge_memory: int | None) -> None:
