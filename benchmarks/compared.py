@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from benchmarks.alone import EDGE_CORE, cloud_on_core
+from benchmarks.alone import EDGE_CORE, cloud_on_core, two_machines
 from benchmarks.processes import on_core, program, worker_env
 
 TINY_IMAGENET = "tiny-imagenet-20"
@@ -44,7 +44,11 @@ def profiled(work: Path, *arguments: str) -> Path:
 
 def _edge_worker(work: Path, *arguments: str) -> None:
     work.mkdir(parents=True, exist_ok=True)
-    with cloud_on_core(work / "cloud", "--checkpoint-every", "1h") as cloud, on_core(EDGE_CORE):
+    with (
+        two_machines(),
+        cloud_on_core(work / "cloud", "--checkpoint-every", "1h") as cloud,
+        on_core(EDGE_CORE),
+    ):
         command = [*program("edge-worker"), *arguments, "--cloud", cloud.address, "--threads", "1"]
         done = subprocess.run(command, capture_output=True, text=True, env=worker_env())
     if done.returncode:

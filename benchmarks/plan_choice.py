@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import click
 
 from benchmarks.activations import data_dir
-from benchmarks.alone import cloud_on_core, train_at
+from benchmarks.alone import cloud_on_core, train_at, two_machines
 from benchmarks.compared import data_of, profiled
 from benchmarks.report import Report, benchmark
 from common.units import parse_rate
@@ -44,7 +44,7 @@ def epoch_s(work: Path, plan: Plan, rate: str, settings: Sequence[str]) -> float
     parts = (rate, plan.strategy, plan.images, plan.split, plan.bits)
     run_dir = work / "-".join(str(part) for part in parts if part is not None)
     if not (run_dir / "summary.json").exists():
-        with cloud_on_core(work / "cloud", "--checkpoint-every", "1h") as cloud:
+        with two_machines(), cloud_on_core(work / "cloud", "--checkpoint-every", "1h") as cloud:
             train_at(cloud.address, run_dir, *settings, *flags_of(plan, rate))
     return float(json.loads((run_dir / "summary.json").read_text())["train_wall_s"]) / EPOCHS
 

@@ -2,11 +2,10 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 
 import torch
 
@@ -21,9 +20,13 @@ from common.wire.reassembly import Reassembly
 from common.wire.records import gradient_to_bytes, max_content_bytes, record_from_bytes
 
 MIN_RECORDS, MAX_RECORDS = 2, 16
-# Steps before those that count, and those.
-WARM_STEPS, STEPS = 2, 6
-GRADIENT_STEPS = 4
+# Steps before those that count; of those so many, for so many seconds: a machine is not always as fast.
+WARM_STEPS, MIN_STEPS, MAX_STEPS, STEPS_S = 2, 6, 100, 2.0
+# All are taken as this one: in warm-up, where nothing diverges on a few batches again and again.
+SEQ = 0
+
+# Numbers the steps to be taken.
+Steps = Callable[[], Iterator[int]]
 
 
 @dataclass(slots=True)
@@ -73,8 +76,15 @@ def _content_of(data: bytes, run: Run, number: int) -> tuple[Packed | CodedImage
     return record.content, record.labels
 
 
-def measure(run: Run, back: Back, sample: Sample, turns: Turns, is_wanted: Callable[[], bool]) -> BackProfile:
-    """Train on the sample again and again, as sessions do, and take the time.
+def measure(
+    run: Run,
+    back: Back,
+    sample: Sample,
+    turns: Turns,
+    is_wanted: Callable[[], bool],
+    clock: Callable[[], float] = time.monotonic,
+) -> BackProfile:
+    """Train on the sample again and again, as sessions do, and take the time by `clock`, monotonic seconds.
 
     Raises:
         CloudError: `is_wanted` says so between two steps.
@@ -84,8 +94,9 @@ def measure(run: Run, back: Back, sample: Sample, turns: Turns, is_wanted: Calla
         if not is_wanted():
             raise CloudError("the profile took too long, or nobody waits for it any more")
 
-    step_s = _time_steps(back, sample, turns, look_up)
-    gradient_step_s, gradient_bytes = _time_gradients(run, back, sample, turns, look_up)
+    steps = partial(_steps, look_up, clock)
+    step_s = _time_steps(back, sample, turns, steps, clock)
+    gradient_step_s, gradient_bytes = _time_gradients(run, back, sample, turns, steps, clock)
     device = back.trainee.device
     return BackProfile(
         step_s=step_s,
@@ -99,42 +110,53 @@ def measure(run: Run, back: Back, sample: Sample, turns: Turns, is_wanted: Calla
     )
 
 
-def _time_steps(back: Back, sample: Sample, turns: Turns, look_up: Callable[[], None]) -> float:
-    """Return the median time from one step's end to the next one's; the next batch is decoded meanwhile."""
+def _time_steps(back: Back, sample: Sample, turns: Turns, steps: Steps, clock: Callable[[], float]) -> float:
+    """Return the mean time from one step's end to the next one's; the next batch is decoded meanwhile."""
     ends = []
     with ThreadPoolExecutor(1, thread_name_prefix="profile") as ahead:
         decoded = ahead.submit(back.decode, sample.batches[0][0])
-        for step in range(WARM_STEPS + STEPS):
-            look_up()
+        for step in steps():
             x_NCHW = decoded.result()
             decoded = ahead.submit(back.decode, sample.batches[(step + 1) % len(sample.batches)][0])
-            turns.take(partial(back.train, step, x_NCHW, sample.batches[step % len(sample.batches)][1]))
-            ends.append(time.monotonic())
-    ends = ends[WARM_STEPS - 1 :]
-    return statistics.median(later - earlier for earlier, later in pairwise(ends))
+            turns.take(partial(back.train, SEQ, x_NCHW, sample.batches[step % len(sample.batches)][1]))
+            ends.append(clock())
+    return _mean_s(ends)
 
 
 def _time_gradients(
-    run: Run, back: Back, sample: Sample, turns: Turns, look_up: Callable[[], None]
+    run: Run, back: Back, sample: Sample, turns: Turns, steps: Steps, clock: Callable[[], float]
 ) -> tuple[float, int]:
-    """Return the median time of a step with its gradient coded, and its bytes; 0 where none returns."""
+    """Return the mean time of a step with its gradient coded, and its bytes; 0 where none returns."""
     if not run.gradient_bits:
         return 0.0, 0
-    times, sizes = [], []
-    for step in range(GRADIENT_STEPS):
-        look_up()
+    ends, sizes = [], []
+    for step in steps():
         content, labels = sample.batches[step % len(sample.batches)]
-        started = time.monotonic()
-        sizes.append(turns.take(partial(_gradient_bytes, back, step, content, labels, run.gradient_bits)))
-        times.append(time.monotonic() - started)
-    return statistics.median(times), round(statistics.median(sizes))
+        sizes.append(turns.take(partial(_gradient_bytes, back, content, labels, run.gradient_bits)))
+        ends.append(clock())
+    return _mean_s(ends), round(statistics.median(sizes))
 
 
-def _gradient_bytes(
-    back: Back, step: int, content: Packed | CodedImages, labels: tuple[int, ...], bits: int
-) -> int:
+def _steps(look_up: Callable[[], None], clock: Callable[[], float]) -> Iterator[int]:
+    """Yield the number of each step, until there are enough and they took long enough."""
+    started = 0.0
+    for step in range(WARM_STEPS + MAX_STEPS):
+        look_up()
+        if step == WARM_STEPS:
+            started = clock()
+        if step >= WARM_STEPS + MIN_STEPS and clock() - started >= STEPS_S:
+            return
+        yield step
+
+
+def _mean_s(ends: Sequence[float]) -> float:
+    """Return what a step took once warm. No median: an epoch is the sum of its steps, slow ones included."""
+    return (ends[-1] - ends[WARM_STEPS - 1]) / (len(ends) - WARM_STEPS)
+
+
+def _gradient_bytes(back: Back, content: Packed | CodedImages, labels: tuple[int, ...], bits: int) -> int:
     """Take a step; return what its gradient takes once it is coded."""
     x_NCHW = back.decode(content).requires_grad_()
-    back.train(step, x_NCHW, labels)
+    back.train(SEQ, x_NCHW, labels)
     assert x_NCHW.grad is not None  # the loss depends on it
-    return len(gradient_to_bytes(Gradient(step, encode(x_NCHW.grad, bits))))
+    return len(gradient_to_bytes(Gradient(SEQ, encode(x_NCHW.grad, bits))))

@@ -26,7 +26,7 @@ from edge_worker.run import Work
 
 WIDTHS = (8, 4, 2)
 # Batches before those that count; of those so many, and so many seconds.
-WARM, COUNTED, COUNTED_S = 3, 10, 1.0
+WARM, COUNTED, COUNTED_S = 3, 10, 2.0
 MAX_RECORDS = 8
 UNLIMITED = 1 << 62
 
@@ -160,7 +160,7 @@ def _halves(work: Work) -> tuple[float, float]:
         work.front.learn(decode(gradient, torch.device("cpu")))
         forward_s.append(between - started)
         learn_s.append(time.monotonic() - come)
-    return statistics.median(forward_s[WARM:]), statistics.median(learn_s[WARM:])
+    return statistics.fmean(forward_s[WARM:]), statistics.fmean(learn_s[WARM:])
 
 
 def _coded(activations: torch.Tensor, bits: int) -> Coded:

@@ -122,6 +122,33 @@ def test_a_caller_who_left_is_not_measured_to_the_end():
         measure(RUN, real_back(RUN), sample, Turns(), lambda: next(asked))
 
 
+class _TimedBack:
+    """A back of which one step takes a second, and each other one a tenth."""
+
+    trainee = real_back(RUN).trainee
+
+    def __init__(self):
+        self.now, self.steps = 0.0, 0
+
+    def decode(self, content):
+        return content
+
+    def train(self, seq, x_NCHW, labels):
+        self.steps += 1
+        self.now += 1.0 if self.steps == 5 else 0.1
+        return 0.0
+
+
+def test_steps_are_taken_for_seconds_and_slow_ones_count():
+    sample = Sample([(batch.content, batch.labels) for batch in (real_batch(RUN, 0), real_batch(RUN, 1))])
+    back = _TimedBack()
+
+    found = measure(RUN, back, sample, Turns(), lambda: True, lambda: back.now)
+
+    assert back.steps == 13  # two warm ones, and then two seconds of them
+    assert found.step_s == pytest.approx(2.0 / 11)
+
+
 def test_what_was_measured_is_let_go_and_counts_as_a_session_meanwhile(tmp_path, monkeypatch):
     built = []
 
