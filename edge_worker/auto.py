@@ -8,7 +8,7 @@ RUN_DIR/plan.json       the choice, and what it was expected to take
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -158,19 +158,21 @@ def _measured(config: TrainConfig, path: Path | None) -> Measured:
     return measured
 
 
-def measured_in(path: Path, config: TrainConfig) -> Measured:
+def measured_in(path: Path, config: TrainConfig, strategies: Collection[str] = STRATEGIES) -> Measured:
     """Return the profile of an earlier start where it has what is asked for, else measure and keep it."""
     splits = [] if config.split == AUTO else [config.split]
     if path.exists():
         try:
             measured = read_profile(path)
             check_same(config, measured, path, (*SAME, *LINK))
-            if _covers(measured, config, splits):
+            had = measured.settings.get("strategies", STRATEGIES)
+            if set(strategies) <= set(had) and _covers(measured, config, splits):
                 return _for_epochs(config, measured)
+            strategies = {*strategies, *had}  # nothing that was known is lost
         except ConfigError as error:
             log.warning("measured again: %s", error)
     make_directory(path.parent)
-    return profile(config, splits, path)
+    return profile(config, splits, path, strategies)
 
 
 def _covers(measured: Measured, config: TrainConfig, splits: Sequence[str]) -> bool:

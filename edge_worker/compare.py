@@ -140,7 +140,7 @@ def compare(comparison: Comparison) -> Ended:
     make_directory(out)
     _lock(out)
     settings = _check_same(comparison)
-    measured = measured_in(out / "profile.json", comparison.config)
+    measured = measured_in(out / "profile.json", comparison.config, comparison.strategies)
     write_atomic(out / "compare.json", json.dumps(settings, indent=2).encode() + b"\n")
     about = {
         "settings": {**measured.settings, **settings},

@@ -244,7 +244,9 @@ def verdict(ranked: Sequence[Plan]) -> str:
         return f"best: {first.name}; the {first.bottleneck} is what takes time"
     method = next((each for each in ranked if each.strategy == METHOD), None)
     if method is None:
-        return f"best: {first.name}; no split of the network fits into the memory of the edge"
+        return (
+            f"best: {first.name}; no split of the network was measured, or none fits into the edge's memory"
+        )
     times = method.epoch_s / first.epoch_s
     if times <= 1 + NO_TIME:
         return f"best: {first.name}; the method's best choice, {method.name}, takes no longer"

@@ -7,7 +7,7 @@ that was stopped goes on where it was.
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 from common.errors import CloudError, ConfigError, HeadwaterError
 from common.machine import describe_machine
 from common.models.split import part, split_points
-from common.strategies import find_strategy
+from common.strategies import STRATEGIES, find_strategy
 from common.wire.messages import BackProfile
 from edge_worker.apart import apart
 from edge_worker.config import TrainConfig
@@ -39,27 +39,35 @@ SETTINGS = tuple(
 UNFINISHED = ".unfinished"
 
 
-def profile(config: TrainConfig, splits: Sequence[str], path: Path) -> Measured:
-    """Measure all strategies of a run and write the profile; what cannot be measured is left out, and said.
+def profile(
+    config: TrainConfig, splits: Sequence[str], path: Path, strategies: Collection[str] = STRATEGIES
+) -> Measured:
+    """Measure strategies of a run and write the profile; what cannot be measured is left out, and said.
 
     Args:
         config: the settings that it would be trained with.
         splits: where to cut; none for all friendly places.
         path: the file; until it is whole, what there is lies beside it.
+        strategies: those that it must tell of; both that cut the network are measured if one of them is.
 
     Raises:
         HeadwaterError: the settings are wrong, the cloud is not to be had, or nothing was measured.
     """
     config = replace(config, bits=config.bits or STEP_BITS)
     names, batches, machine = _looked_up(config, splits)
+    cuts, sends_images, stays = parts_of(strategies)
     unfinished = path.with_name(path.name + UNFINISHED)
-    profiler = _Profiler(config, list(splits), names, batches, machine)
-    log.info("%d split points are measured, which takes half a minute for each or more", len(names))
+    profiler = _Profiler(config, list(splits), names, batches, machine, sorted(strategies))
+    if cuts:
+        log.info("%d split points are measured, which takes half a minute for each or more", len(names))
     profiler.look_into(unfinished)
     try:
-        profiler.measure_images()
-        _measure_splits(profiler, names, unfinished)
-        profiler.measure_whole()
+        if sends_images or not cuts:  # one of them tells of cloud and link
+            profiler.measure_images()
+        if cuts:
+            _measure_splits(profiler, names, unfinished)
+        if stays:
+            profiler.measure_whole()
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C and SIGTERM
         log.warning("stopped while measuring; the same command goes on")
         raise
@@ -67,6 +75,16 @@ def profile(config: TrainConfig, splits: Sequence[str], path: Path) -> Measured:
     write_profile(path, measured)
     unfinished.unlink(missing_ok=True)
     return measured
+
+
+def parts_of(strategies: Collection[str]) -> tuple[bool, bool, bool]:
+    """Tell which parts strategies need: a cut network, images that go up, the whole on the edge."""
+    found = [find_strategy(name) for name in strategies]
+    return (
+        any(each.cut == "split" for each in found),
+        any(each.sends_images for each in found),
+        any(not each.uses_cloud for each in found),
+    )
 
 
 def _measure_splits(profiler: "_Profiler", names: Sequence[str], unfinished: Path) -> None:
@@ -90,6 +108,7 @@ class _Profiler:
         names: those that are measured, in their order.
         batches: full ones that an epoch's images make.
         machine: the edge, in words.
+        strategies: those that it is for.
     """
 
     def __init__(
@@ -99,13 +118,15 @@ class _Profiler:
         names: Sequence[str],
         batches: float,
         machine: str,
+        strategies: list[str],
     ) -> None:
         self._config = config
         self._names = names
         self._asked = Asked(config)
         self._batches = batches
         self._machine = machine
-        settings = {name: getattr(config, name) for name in SETTINGS} | {"splits": asked_for}
+        settings = {name: getattr(config, name) for name in SETTINGS}
+        settings |= {"splits": asked_for, "strategies": strategies}
         self._settings: dict[str, Any] = json.loads(json.dumps(settings, default=str))  # as a file has them
         self._threads = {"beside a cloud": 0, "alone": 0}
         self._back: BackProfile | None = None  # what the cloud said first

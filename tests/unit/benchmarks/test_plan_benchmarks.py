@@ -78,7 +78,7 @@ def test_the_plan_is_judged_over_twenty_four_cells(run):
     assert len(errors) == 2 * (3 * 3 + 1)
     (median,) = (each for each in found if each["name"] == "median_error")
     assert (median["case"], median["at_most"], median["holds"]) == ({"cells": 24, "trained": 20}, 0.05, True)
-    assert [flags[flags.index("--model") + 1] for flags in asked] == ["resnet18", "vgg16"]
+    assert len(asked) == len({tuple(flags) for flags in asked}) == 20
     assert all("--images" in flags for flags in asked)
 
 

@@ -116,7 +116,7 @@ def test_a_profile_of_an_emulated_link_is_none_of_a_link_that_is_not(tmp_path):
 def test_without_a_profile_one_is_measured_once_and_anew_for_another_training(tmp_path, monkeypatch):
     asked = []
 
-    def profile(config, splits, path):
+    def profile(config, splits, path, strategies):
         asked.append(splits)
         write_profile(path, measured(config, splits))
         return measured(config, splits)
@@ -133,11 +133,32 @@ def test_without_a_profile_one_is_measured_once_and_anew_for_another_training(tm
     assert asked == [[], []]
 
 
+def test_a_profile_of_few_strategies_is_measured_anew_for_more_of_them_and_keeps_the_first(
+    tmp_path, monkeypatch
+):
+    asked = []
+
+    def profile(config, splits, path, strategies):
+        asked.append(sorted(strategies))
+        found = measured(config, splits)
+        found.settings["strategies"] = sorted(strategies)
+        write_profile(path, found)
+        return found
+
+    monkeypatch.setattr(auto, "profile", profile)
+    path = tmp_path / "profile.json"
+
+    for strategies in (["full-cloud"], ["full-cloud"], ["full-edge"], ["full-cloud"]):
+        auto.measured_in(path, OPEN, strategies)
+
+    assert asked == [["full-cloud"], ["full-cloud", "full-edge"]]
+
+
 @pytest.mark.parametrize("other", [{"split": AUTO}, {"split": "layer3"}, {"link_rate": 2e6}])
 def test_a_profile_that_lacks_what_is_asked_for_is_measured_anew(tmp_path, monkeypatch, other):
     asked = []
 
-    def profile(config, splits, path):
+    def profile(config, splits, path, strategies):
         asked.append(splits)
         write_profile(path, measured(config, splits))
         return measured(config, splits)

@@ -17,7 +17,7 @@ def asked(monkeypatch):
     """The run directories that were to be trained in; each training is stopped by a signal of its own."""
     link = Link(up_bps=1e6, down_bps=1e6)
     measured = Measured(settings={}, edge="a Pi", cloud="a server", link=link, costs=COSTS)
-    monkeypatch.setattr(compare, "measured_in", lambda path, config: measured)
+    monkeypatch.setattr(compare, "measured_in", lambda path, config, strategies: measured)
     found = []
 
     def apart(function, config, on_stop):

@@ -98,6 +98,22 @@ def test_the_link_is_the_one_that_there_is_unless_another_one_is_emulated(tmp_pa
     assert measured.link == link
 
 
+@pytest.mark.parametrize(
+    ("strategies", "has"),
+    [
+        (["hierarchical"], (False, True, False)),
+        (["split-learning", "full-edge"], (False, True, True)),
+        (["full-cloud"], (True, False, False)),
+        (["full-edge"], (True, False, True)),  # images tell of cloud and link
+    ],
+)
+@pytest.mark.usefixtures("refused")
+def test_what_no_strategy_needs_is_not_measured(tmp_path, strategies, has):
+    costs = profile.profile(CONFIG, SPLITS, tmp_path / "profile.json", strategies).costs
+
+    assert (costs.images is not None, bool(costs.splits), costs.whole is not None) == has
+
+
 def test_where_all_is_refused_there_is_no_profile(refused, tmp_path):
     refused |= {"", *SPLITS}
 
