@@ -2,14 +2,15 @@
 
 python -m benchmarks.plan_accuracy [--data-dir ../shared/data] [--work DIR] [--quick] [--out FILE]
 
-For each cell `edge-worker compare` measures what the plan needs for it, and then trains it for three epochs
-over an emulated link, the edge on one core and the cloud on the other. A host that is shared may be a quarter
-slower a few minutes later, which the plan cannot know. What is written is kept below --work, so that a
-benchmark that was stopped goes on where it was.
+Each strategy is trained for three epochs over each link, the edge on one core and the cloud on the other, and
+profiled before, between and after these trainings; the plan reckons with the mean. A host that is shared may
+be a quarter slower a few minutes later, which no plan can know: how far the single profiles are apart is
+reported, too. What is written is kept below --work: a benchmark that was stopped goes on.
 """
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,30 +18,68 @@ from typing import Any
 import click
 
 from benchmarks.activations import data_dir
-from benchmarks.compared import compared, data_of
+from benchmarks.compared import compared, data_of, profiled
 from benchmarks.report import Report, benchmark
 from benchmarks.strategies import CASES, QUICK, Case, settings_of
 from common.strategies import STRATEGIES, find_strategy
+from edge_worker.planner import Costs, Link, plan_of
+from edge_worker.profile_file import read_profile
 
 RATES = ("1mbit", "5mbit", "20mbit")
-WHERE = {"resnet18": "--split layer2 --bits 4", "vgg16": "--split pool3 --bits 4"}
+WHERE = {"resnet18": ("layer2", 4), "vgg16": ("pool3", 4)}
 QUICK_STRATEGIES = ("hierarchical", "full-edge")
 BAR, MEDIAN_BAR = 0.10, 0.05
 
 
-def cells_of(rates: tuple[str, ...], strategies: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield strategy and rate of each cell; what uses no link is trained once."""
-    for name in strategies:
-        for rate in rates if find_strategy(name).uses_cloud else rates[:1]:
-            yield name, rate
+def mean_of(values: Sequence[Any]) -> Any:
+    """Return the mean of costs, field by field; what is no number is the first one's."""
+    first = values[0]
+    if is_dataclass(first) and not isinstance(first, type):
+        means = {
+            each.name: mean_of([getattr(value, each.name) for value in values]) for each in fields(first)
+        }
+        return replace(first, **means)
+    if isinstance(first, tuple):
+        return tuple(mean_of(each) for each in zip(*values, strict=True))
+    if isinstance(first, dict):
+        return {key: mean_of([value[key] for value in values]) for key in first}
+    return statistics.fmean(values) if isinstance(first, int | float) else first
 
 
-def error(report: Report, case: Case, cell: dict[str, Any]) -> float:
-    """Report how far the plan was off in one cell, and return that."""
+def predicted_s(costs: Costs, cell: dict[str, Any]) -> float:
+    """Return the seconds of an epoch of a cell, by the plan."""
+    bps = float(cell["link_rate_bps"] or 1)
+    choice = (cell["strategy"], cell["split"], cell["bits"], cell["images"])
+    plan = plan_of(costs, Link(up_bps=bps, down_bps=bps), *choice)
+    assert plan is not None  # it was profiled
+    return plan.epoch_s
+
+
+def errors(
+    report: Report, case: Case, strategy: str, rates: Sequence[str], work: Path, data: list[str]
+) -> list[float]:
+    """Profile and train one strategy in turn; report and return how far the plan is off in each cell."""
+    split, bits = WHERE[case.model]
+    settings = settings_of(case, (), f"--split {split} --bits {bits}", data)
+    settings += ["--strategies", strategy]
+    costs, cells = [], []
+    for number, rate in enumerate(rates):
+        path = profiled(work / f"profile-{number}", *settings, "--splits", split)
+        costs.append(read_profile(path).costs)
+        over = ["--link-rate", rate, "--images", "resend"]
+        cells += compared(work / rate, *settings, *over, profile=path)["cells"]
+    costs.append(read_profile(profiled(work / "profile-last", *settings, "--splits", split)).costs)
+    return [_error(report, case, costs, cell) for cell in cells]
+
+
+def _error(report: Report, case: Case, costs: Sequence[Costs], cell: dict[str, Any]) -> float:
     here = {"model": case.model, "link": cell["link"], "strategy": cell["strategy"]}
-    report.figure("predicted_epoch_s", here, cell["predicted_epoch_s"], "s")
-    report.figure("measured_epoch_s", here, cell["epoch_s"], "s")
-    off: float = abs(cell["predicted_epoch_s"] / cell["epoch_s"] - 1)
+    predicted, measured = predicted_s(mean_of(costs), cell), float(cell["epoch_s"])
+    report.figure("predicted_epoch_s", here, predicted, "s")
+    report.figure("measured_epoch_s", here, measured, "s")
+    single = [predicted_s(each, cell) for each in costs]
+    report.figure("profiles_apart", here, max(single) / min(single) - 1, "share")
+    off = abs(predicted / measured - 1)
     report.figure("error", here, off, "share", at_most=BAR)
     return off
 
@@ -51,18 +90,19 @@ def error(report: Report, case: Case, cell: dict[str, Any]) -> float:
 def main(report: Report, data_dir: Path, work: Path | None) -> None:
     """How far predicted epochs are from measured ones."""
     cases, rates = ((QUICK,), RATES[1:2]) if report.quick else (CASES, RATES)
-    found = []
+    strategies = QUICK_STRATEGIES if report.quick else tuple(STRATEGIES)
+    found: list[float] = []
+    trained = 0
     with TemporaryDirectory() as scratch:
         base = work or Path(scratch)
         data = data_of("synthetic" if report.quick else "cifar10", data_dir, base)
         for case in cases:
-            for strategy, rate in cells_of(rates, QUICK_STRATEGIES if report.quick else tuple(STRATEGIES)):
-                arguments = settings_of(case, (rate,), WHERE[case.model], data)
-                name = f"plan-accuracy-{case.model}-{case.images}-{strategy}-{rate}"
-                ways = ["--strategies", strategy, "--images", "resend"]
-                (cell,) = compared(base / name, *arguments, *ways)["cells"]
-                found += [error(report, case, cell)] * (1 if cell["link_rate_bps"] else len(rates))
-    trained = len(found) - (len(rates) - 1) * len(cases)  # what uses no link counts for each rate
+            for strategy in strategies:
+                here = base / f"plan-accuracy-{case.model}-{case.images}-{strategy}"
+                uses_link = find_strategy(strategy).uses_cloud
+                off = errors(report, case, strategy, rates if uses_link else rates[:1], here, data)
+                trained += len(off)
+                found += off * (1 if uses_link else len(rates))  # counts for each rate
     cells = {"cells": len(found), "trained": trained}
     report.figure("median_error", cells, statistics.median(found), "share", at_most=MEDIAN_BAR)
 

@@ -48,3 +48,14 @@ def find_strategy(name: str) -> Strategy:
     if name not in STRATEGIES:
         raise ConfigError(f"--strategy must be one of {', '.join(STRATEGIES)}, got {name!r}")
     return STRATEGIES[name]
+
+
+def strategies_in(names: str) -> tuple[str, ...]:
+    """Return the strategies in a list with commas; raises ConfigError where there is another, or none."""
+    found = tuple(dict.fromkeys(name for each in names.split(",") if (name := each.strip())))
+    unknown = [name for name in found if name not in STRATEGIES]
+    if unknown or not found:
+        raise ConfigError(
+            f"--strategies must be some of {','.join(STRATEGIES)}, got {','.join(unknown) or 'none'}"
+        )
+    return found

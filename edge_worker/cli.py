@@ -10,7 +10,7 @@ from common.address import ADDRESS
 from common.errors import ConfigError, HeadwaterError
 from common.flags import Commands, options_of
 from common.logs import set_up_logging
-from common.strategies import STRATEGIES
+from common.strategies import STRATEGIES, strategies_in
 from common.units import DURATION, RATE, SIZE, Rate
 from edge_worker.access import Access
 from edge_worker.config import TrainConfig
@@ -100,11 +100,17 @@ def export(access: Access, given: frozenset[str], run_dir: Path, cloud: str | No
         click.echo(line)
 
 
+some_strategies = click.option(
+    "--strategies", default=",".join(STRATEGIES), show_default=True, help="Which, with commas between them."
+)
+
+
 @main.command()
+@some_strategies
 @click.option("--splits", default="", help="Places to measure, such as layer1,layer2  [default: all]")
 @click.option("--out", type=PROFILE, default=DEFAULT_PROFILE, show_default=True, help="The file to write.")
 @options_of(TrainConfig)
-def profile(config: TrainConfig, given: frozenset[str], splits: str, out: Path) -> None:
+def profile(config: TrainConfig, given: frozenset[str], strategies: str, splits: str, out: Path) -> None:
     """Measure what training would cost here, at the cloud and on the link.
 
     Takes the flags of `train`, and trains some batches at every split point, on both sides; nothing is kept
@@ -116,7 +122,7 @@ def profile(config: TrainConfig, given: frozenset[str], splits: str, out: Path) 
     set_up_logging(config.log_level)
     check_folder(out)
     names = [name for each in splits.split(",") if (name := each.strip())]
-    measure(config, names, out)
+    measure(config, names, out, strategies_in(strategies))
     click.echo(f"wrote {out}; see what it says with: edge-worker plan --profile {out}")
 
 
@@ -153,9 +159,7 @@ def plan(
 @click.option(
     "--out", type=click.Path(path_type=Path, file_okay=False), required=True, help="For the report."
 )
-@click.option(
-    "--strategies", default=",".join(STRATEGIES), show_default=True, help="Which, with commas between them."
-)
+@some_strategies
 @click.option(
     "--images", type=click.Choice(["resend", "once"]), help="How they go up with full-cloud  [default: both]"
 )
@@ -190,10 +194,11 @@ def compare(
             "pip install '.[report]'"
         ) from error
     set_up_logging(config.log_level)
-    names = tuple(dict.fromkeys(name for each in strategies.split(",") if (name := each.strip())))
     ways = (images,) if images is not None else ("resend", "once")
     config = replace(config, link_rate_down=link_rate_down)
-    comparison = Comparison(config=config, strategies=names, images=ways, rates=link_rate, out=out)
+    comparison = Comparison(
+        config=config, strategies=strategies_in(strategies), images=ways, rates=link_rate, out=out
+    )
     ended = run(comparison)
     if ended.report:
         print_report(ended.report)

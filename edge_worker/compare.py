@@ -17,14 +17,14 @@ from typing import Any
 from common.durable import make_directory, write_atomic
 from common.errors import CheckpointError, ConfigError, HeadwaterError
 from common.rundir import lock_run_dir
-from common.strategies import STRATEGIES, find_strategy
+from common.strategies import find_strategy
 from common.units import Rate
 from edge_worker.apart import BrokenOffError, apart
 from edge_worker.auto import choose, is_open, measured_in, with_choice
 from edge_worker.cell import train_cell
 from edge_worker.comparison import Cell, Result, document, expected, result_of
 from edge_worker.config import AUTO, MAY_CHANGE, TrainConfig
-from edge_worker.planner import Link, Plan, plans
+from edge_worker.planner import Link, Plan, plan_of
 from edge_worker.profile_file import Measured, emulated_link
 from edge_worker.report import write_report
 from edge_worker.rundir import RunDir
@@ -73,11 +73,6 @@ class Comparison:
 
     def __post_init__(self) -> None:
         """Refuse strategies that cannot be trained with these settings, and a link that is named twice."""
-        unknown = [name for name in self.strategies if name not in STRATEGIES]
-        if unknown or not self.strategies:
-            raise ConfigError(
-                f"--strategies must be some of {','.join(STRATEGIES)}, got {','.join(unknown) or 'none'}"
-            )
         names = [str(rate) for rate in self.rates]
         if len(set(names)) < len(names):
             raise ConfigError(f"--link-rate must be another one each time, got {', '.join(names)}")
@@ -252,15 +247,11 @@ def _plan(config: TrainConfig, measured: Measured, link: Link) -> Plan | None:
     """Return what the plan says of these settings; None where the profile lacks them."""
     strategy = find_strategy(config.strategy)
     split = strategy.cut == "split"
-    wanted = (
+    return plan_of(
+        measured.costs,
+        link,
         strategy.name,
         config.split if split else None,
         config.bits if split else None,
         config.images if strategy.sends_images else None,
     )
-    found = (
-        each
-        for each in plans(measured.costs, link)
-        if (each.strategy, each.split, each.bits, each.images) == wanted
-    )
-    return next(found, None)

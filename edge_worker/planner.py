@@ -178,6 +178,15 @@ def plans(costs: Costs, link: Link) -> Iterator[Plan]:
             yield _split_learning(costs, split, bits, link)
 
 
+def plan_of(
+    costs: Costs, link: Link, strategy: str, split: str | None, bits: int | None, images: str | None
+) -> Plan | None:
+    """Return what one choice takes; None where it was not measured."""
+    wanted = (strategy, split, bits, images)
+    found = plans(costs, link)
+    return next((one for one in found if (one.strategy, one.split, one.bits, one.images) == wanted), None)
+
+
 def rank(costs: Costs, link: Link, edge_memory: int | None = None) -> list[Plan]:
     """Return the choices that fit into the edge's memory, the fastest first; of equals, the lighter one."""
     fitting = [each for each in plans(costs, link) if edge_memory is None or each.memory_bytes <= edge_memory]
@@ -245,7 +254,7 @@ def verdict(ranked: Sequence[Plan]) -> str:
     method = next((each for each in ranked if each.strategy == METHOD), None)
     if method is None:
         return (
-            f"best: {first.name}; no split of the network was measured, or none fits into the edge's memory"
+            f"best: {first.name}; no split of the network fits into the edge's memory, or none was measured"
         )
     times = method.epoch_s / first.epoch_s
     if times <= 1 + NO_TIME:
