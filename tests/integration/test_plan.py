@@ -95,6 +95,7 @@ def test_a_profile_that_was_stopped_goes_on_where_it_was(clouds, tmp_path):
     """What was measured of one split point is taken as it is, unless the settings are others."""
     cloud, path = clouds(), tmp_path / "profile.json"
     arguments = ["--cloud", cloud.address, *SETTINGS, "--splits", "layer3,layer4"]
+    arguments += ["--strategies", "hierarchical,full-cloud"]
     command = [*program("edge-worker"), "profile", *map(str, arguments), "--out", str(path)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=worker_env()) as stopped:
         said = []
