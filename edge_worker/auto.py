@@ -107,6 +107,11 @@ def choose(config: TrainConfig, measured: Measured, link: Link, edge_memory: int
     ]
     if not known:
         costs = measured.costs.splits
+        if not costs:
+            raise ConfigError(
+                "the profile has no split point, as it was measured for other strategies; measure again with "
+                f"edge-worker profile --strategies {config.strategy}"
+            )
         widths = sorted({bits for each in costs for bits in each.widths})
         raise ConfigError(
             f"the profile has no --split {config.split} with --bits {config.bits or AUTO}; it has "

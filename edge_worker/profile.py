@@ -198,8 +198,9 @@ class _Profiler:
             self.whole = WholeCost(step_s=alone.step_s, memory_bytes=alone.memory_bytes)
 
     def measured(self) -> Measured:
-        """Return what there is."""
-        assert self._back is not None  # something was measured
+        """Return what there is; raises ConfigError where the cloud took nothing."""
+        if self._back is None:
+            raise ConfigError("nothing could be measured with this cloud; the lines above say why")
         threads = ", ".join(f"{number or '-'} {where}" for where, number in self._threads.items())
         return Measured(
             settings=self._settings,

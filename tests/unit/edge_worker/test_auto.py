@@ -105,6 +105,14 @@ def test_a_profile_of_other_images_is_none_of_these(tmp_path):
         settle_choice(replace(small, data_dir=Path("large"), run_dir=tmp_path / "run"), path)
 
 
+def test_a_profile_of_other_strategies_has_no_choice(tmp_path):
+    path = tmp_path / "measured.json"
+    write_profile(path, replace(measured(), costs=replace(COSTS, splits=())))
+
+    with pytest.raises(ConfigError, match="measure again with edge-worker profile --strategies hierarchical"):
+        settle_choice(replace(OPEN, run_dir=tmp_path / "run"), path)
+
+
 def test_a_profile_of_an_emulated_link_is_none_of_a_link_that_is_not(tmp_path):
     path = tmp_path / "measured.json"
     write_profile(path, measured(replace(OPEN, link_rate=4e6)))

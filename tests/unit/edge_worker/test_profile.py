@@ -121,3 +121,13 @@ def test_where_all_is_refused_there_is_no_profile(refused, tmp_path):
         profile.profile(CONFIG, SPLITS, tmp_path / "profile.json")
 
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("strategy", ["full-cloud", "full-edge"])
+def test_where_the_only_part_is_refused_there_is_no_profile(refused, tmp_path, strategy):
+    refused |= {""}
+
+    with pytest.raises(ConfigError, match="nothing could be measured with this cloud"):
+        profile.profile(CONFIG, SPLITS, tmp_path / "profile.json", [strategy])
+
+    assert list(tmp_path.iterdir()) == []
