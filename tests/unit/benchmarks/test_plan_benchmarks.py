@@ -146,27 +146,60 @@ def test_a_headline_is_met_where_the_plan_saves_as_much_and_its_best_row_is_trai
     assert [each["holds"] for each in saved] == [True, True, True, False]  # 29, 61, 25 and 81 in a hundred
 
 
-def test_the_plan_s_first_choice_is_trained_beside_five_others_in_ten_settings(run, monkeypatch, tmp_path):
-    path, link = tmp_path / "profile.json", Link(up_bps=1e6, down_bps=1e6)
-    write_profile(path, Measured(settings={}, edge="a Pi", cloud="a server", link=link, costs=COSTS))
-    monkeypatch.setattr(plan_choice, "profiled", lambda work, *flags: path)
-    trained = []
+@pytest.fixture
+def run_choice(run, monkeypatch, tmp_path):
+    """Run plan_choice with made-up epochs; what was trained in each setting, and its figures."""
 
-    def epoch_s(work, plan, rate, settings):
-        trained.append((work.name, rate, plan.name))
-        # The plan is right, but in one setting.
-        return plan.epoch_s * (
-            2 if ("resnet18" in work.name and rate == "1mbit" and len(trained) == 1) else 1
-        )
+    def run_choice(epoch_s):
+        path, link = tmp_path / "profile.json", Link(up_bps=1e6, down_bps=1e6)
+        write_profile(path, Measured(settings={}, edge="a Pi", cloud="a server", link=link, costs=COSTS))
+        monkeypatch.setattr(plan_choice, "profiled", lambda work, *flags: path)
+        trained = {}
 
-    monkeypatch.setattr(plan_choice, "epoch_s", epoch_s)
+        def kept(work, rate, settings, plan, number):
+            there = trained.setdefault((work.name, rate), [])
+            there.append((plan.name, number))
+            return epoch_s(plan, number, (work.name, rate), there[0][0] == plan.name)
 
-    found, _ = run(plan_choice)
+        monkeypatch.setattr(plan_choice, "epoch_s", kept)
+        return trained, run(plan_choice)[0]
 
-    assert len(trained) == len(set(trained)) == 10 * 6
+    return run_choice
+
+
+def test_the_plan_s_first_choice_is_trained_beside_five_others_in_ten_settings(run_choice):
+    wrong = []
+
+    def epoch_s(plan, number, setting, is_first):
+        if not wrong:
+            wrong.append(setting)  # the plan is right, but in one setting
+        return plan.epoch_s * (2 if is_first and setting == wrong[0] else 1)
+
+    trained, found = run_choice(epoch_s)
+
+    assert len(trained) == 10
+    for there in trained.values():
+        assert len(there) == len(set(there)) == 6 + 2 * 3  # ratios without noise: no more pairs than needed
+        assert [number for _, number in there] == [0] * 6 + [1, 1, 2, 2, 3, 3]
+        assert there[6] == (there[0][0], 1)
+        assert there[9] == (there[0][0], 2)  # by turns, which of them goes first too
     (last,) = (each for each in found if each["name"] == "settings_in_which_the_first_is_fastest")
     assert (last["case"], last["value"], last["holds"]) == ({"settings": 10}, 0.9, True)
-    assert max(each["value"] for each in found if each["name"] == "first_slower_than_fastest") > 0.05
+    assert max(each["value"] for each in found if each["name"] == "first_slower_than_fastest_other") > 0.05
+
+
+def test_one_lucky_training_of_six_does_not_decide_and_noise_takes_more_pairs(run_choice):
+    def epoch_s(plan, number, setting, is_first):
+        if number == 0:
+            return 1.0 if is_first else 0.5  # as if the host had been slow just then
+        return 10 * (1 + (0.1 if is_first and number % 2 else 0)) - (0.5 if is_first else 0)
+
+    trained, found = run_choice(epoch_s)
+
+    assert {len(there) for there in trained.values()} == {6 + 2 * 6}
+    shares = [each["value"] for each in found if each["name"] == "first_slower_than_fastest_other"]
+    assert shares == [pytest.approx((1.05 * 0.95) ** 0.5 - 1, abs=1e-4)] * 10
+    assert found[-1]["value"] == 1.0
 
 
 def test_a_choice_is_trained_with_the_flags_that_say_it():
