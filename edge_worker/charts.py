@@ -1,6 +1,7 @@
 """The charts of a comparison, drawn with matplotlib without a display."""
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -8,6 +9,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 # One colour for each strategy, told apart also by those who do not see red or green (after Okabe and Ito).
 COLOURS = {
@@ -19,7 +21,9 @@ COLOURS = {
 }
 PARTS = {"edge_s": ("edge", "#009e73"), "link_s": ("link", "#d55e00"), "cloud_s": ("cloud", "#0072b2")}
 WAYS = {"bytes_up": ("sent", "#d55e00"), "bytes_down": ("received", "#f0b27a")}
+LINES = ("-", "--", ":", "-.")  # one for each link
 MiB = float(1 << 20)
+LEAST_SPAN = 10.0  # of an axis of accuracies, per cent: one drawn closer shows noise
 STYLE: dict[Any, Any] = {
     "font.size": 9.0,
     "axes.spines.top": False,
@@ -43,9 +47,9 @@ def draw(cells: Rows) -> dict[str, tuple[str, bytes, str]]:
         cells: those of the JSON report that were trained.
     """
     charts: dict[str, tuple[str, Callable[[Axes, Rows], None]]] = {
-        "epoch-time": ("Time of an epoch; the diamond is what the plan expected", _epoch_times),
+        "epoch-time": ("Time of an epoch; the diamond: as planned", _epoch_times),
         "busy": (
-            "Busy in an epoch: the longest of the three sets the pace",
+            "Busy in an epoch; the longest sets the pace",
             _stacked(PARTS, "seconds, one after the other; they overlap but in split-learning", 1.0),
         ),
         "accuracy-time": ("Accuracy by training time", _curves("train_s", "seconds of training", 1.0)),
@@ -63,7 +67,7 @@ def _rendered(name: str, function: Callable[[Axes, Rows], None], cells: Rows) ->
     # Ids in a drawing come of the salt: several of them share a page.
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
         bars = not name.startswith("accuracy")
-        figure = Figure(figsize=(6.4, 1.1 + 0.3 * len(cells) if bars else 3.6), layout="constrained")
+        figure = Figure(figsize=(6.4, 1.1 + 0.3 * len(cells) if bars else 4.2), layout="constrained")
         FigureCanvasAgg(figure)
         function(figure.add_subplot(), cells)
         png, svg = BytesIO(), BytesIO()
@@ -141,28 +145,40 @@ def _short(value: float) -> str:
 
 def _curves(over: str, unit: str, per: float) -> Callable[[Axes, Rows], None]:
     def draw_curves(axes: Axes, cells: Rows) -> None:
-        links = list(dict.fromkeys(cell["link"] for cell in cells))
-        for cell in cells:
-            if over == "bytes_up" and not cell["bytes_up"]:
-                continue  # it sends nothing
-            where = "" if cell["link"] == "no link" else f" · {cell['link']}"
+        # Some send nothing.
+        shown = [cell for cell in cells if over != "bytes_up" or cell["bytes_up"]]
+        lines = dict(zip(dict.fromkeys(cell["link"] for cell in shown), itertools.cycle(LINES), strict=False))
+        for cell in shown:
             axes.plot(
                 [point[over] / per for point in cell["curve"]],
                 [100 * point["accuracy"] for point in cell["curve"]],
                 marker="o",
                 markersize=3.5,
-                color=COLOURS.get(cell["label"]),
-                linestyle=("-", "--", ":", "-.")[links.index(cell["link"]) % 4],
-                label=cell["label"] + where,
+                color=_colour(cell["label"]),
+                linestyle=lines[cell["link"]],
             )
         axes.set_xlim(left=0)
+        low, high = axes.get_ylim()
+        if high - low < LEAST_SPAN:
+            low = max(0.0, (low + high - LEAST_SPAN) / 2)
+            axes.set_ylim(low, low + LEAST_SPAN)
         axes.set_xlabel(unit)
         axes.set_ylabel("accuracy, %")
-        if axes.has_data():
-            axes.legend(frameon=False, fontsize=6.5, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        _legend(axes, dict.fromkeys(cell["label"] for cell in shown), lines)
 
     return draw_curves
 
 
+def _legend(axes: Axes, labels: Iterable[str], lines: dict[str, str]) -> None:
+    """Say below the axes which colour is which strategy, and which line which link."""
+    handles = [Line2D([], [], color=_colour(label), linewidth=3, label=label) for label in labels]
+    handles += [Line2D([], [], color="black", linestyle=line, label=link) for link, line in lines.items()]
+    axes.figure.legend(handles=handles, loc="outside lower center", ncols=4, frameon=False, fontsize=8.5)
+
+
+def _colour(label: str) -> str:
+    return COLOURS.get(label, "#333333")
+
+
 def _colours(cells: Rows) -> list[str]:
-    return [COLOURS.get(cell["label"], "#333333") for cell in cells]
+    return [_colour(cell["label"]) for cell in cells]

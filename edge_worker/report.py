@@ -83,11 +83,23 @@ def verdicts(whole: dict[str, Any]) -> list[str]:
         found.setdefault(each["link"], []).append(each)
     sentences = []
     for link, others in found.items():
-        parts = [f"{each['times']:.2f} times as long as {each['other']}" for each in others]
-        faster = [each["other"] for each in others if each["times"] > 1]
+        parts = [_than(each["times"], each["other"]) for each in others]
+        faster = [each["other"] for each in others if _share(each["times"]) and each["times"] > 1]
         end = f"; faster here: {', '.join(faster)}" if faster else ""
         sentences.append(f"{link}: an epoch of {METHOD} takes {', '.join(parts)}{end}.")
     return sentences
+
+
+def _than(times: float, other: str) -> str:
+    """Say what share of another's time is saved, as the paper does."""
+    share = _share(times)
+    if not share:
+        return f"as long as {other}"
+    return f"{share}% {'less' if times < 1 else 'more'} time than {other}"
+
+
+def _share(times: float) -> int:
+    return round(100 * abs(1 - times))
 
 
 def print_report(whole: dict[str, Any]) -> None:

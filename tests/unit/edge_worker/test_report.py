@@ -76,9 +76,15 @@ def test_the_method_is_set_against_all_others_over_the_same_link_and_those_witho
         ("wifi", "full-edge"): 0.5,
     }
     slow, fast = verdicts(document(RESULTS, ABOUT))
-    assert "0.50 times as long as full-cloud (resend)" in slow
+    assert "takes 50% less time than full-cloud (resend), 50% more time than full-cloud (once)" in slow
     assert slow.endswith("faster here: full-cloud (once).")
-    assert "faster" not in fast
+    assert fast == "wifi: an epoch of hierarchical takes 50% less time than full-edge."
+
+
+def test_a_strategy_that_takes_the_same_time_is_said_to_take_as_long():
+    (sentence,) = verdicts({"against": [{"link": "wifi", "other": "full-edge", "times": 1.004}]})
+
+    assert sentence == "wifi: an epoch of hierarchical takes as long as full-edge."
 
 
 def test_json_csv_and_page_have_the_same_figures(tmp_path):
