@@ -21,7 +21,7 @@ COLOURS = {
 }
 PARTS = {"edge_s": ("edge", "#009e73"), "link_s": ("link", "#d55e00"), "cloud_s": ("cloud", "#0072b2")}
 WAYS = {"bytes_up": ("sent", "#d55e00"), "bytes_down": ("received", "#f0b27a")}
-LINES = ("-", "--", ":", "-.")  # one for each link
+LINES: tuple[Any, ...] = ("-", "--", ":", "-.")  # one for each link
 MiB = float(1 << 20)
 LEAST_SPAN = 10.0  # of an axis of accuracies, per cent: one drawn closer shows noise
 STYLE: dict[Any, Any] = {
@@ -169,7 +169,7 @@ def _curves(over: str, unit: str, per: float) -> Callable[[Axes, Rows], None]:
     return draw_curves
 
 
-def _legend(axes: Axes, labels: Iterable[str], lines: dict[str, str]) -> None:
+def _legend(axes: Axes, labels: Iterable[str], lines: dict[str, Any]) -> None:
     """Say below the axes which colour is which strategy, and which line which link."""
     handles = [Line2D([], [], color=_colour(label), linewidth=3, label=label) for label in labels]
     handles += [Line2D([], [], color="black", linestyle=line, label=link) for link, line in lines.items()]
