@@ -5,7 +5,8 @@ python -m benchmarks.plan_accuracy [--data-dir ../shared/data] [--work DIR] [--q
 Each strategy is trained for three epochs over each link, the edge on one core and the cloud on the other, and
 profiled before, between and after these trainings; the plan reckons with the mean. A host that is shared may
 be a quarter slower a few minutes later, which no plan can know: how far the single profiles are apart is
-reported, too. What is written is kept below --work: a benchmark that was stopped goes on.
+reported, too. full-edge knows no rate, and is trained as often. What is written is kept below --work: a
+benchmark that was stopped goes on.
 """
 
 import statistics
@@ -21,7 +22,7 @@ from benchmarks.activations import data_dir
 from benchmarks.compared import compared, data_of, profiled
 from benchmarks.report import Report, benchmark
 from benchmarks.strategies import CASES, QUICK, Case, settings_of
-from common.strategies import STRATEGIES, find_strategy
+from common.strategies import STRATEGIES
 from edge_worker.planner import Costs, Link, plan_of
 from edge_worker.profile_file import read_profile
 
@@ -61,18 +62,18 @@ def errors(
     split, bits = WHERE[case.model]
     settings = settings_of(case, (), f"--split {split} --bits {bits}", data)
     settings += ["--strategies", strategy]
-    costs, cells = [], []
+    costs, cells = [], {}
     for number, rate in enumerate(rates):
         path = profiled(work / f"profile-{number}", *settings, "--splits", split)
         costs.append(read_profile(path).costs)
         over = ["--link-rate", rate, "--images", "resend"]
-        cells += compared(work / rate, *settings, *over, profile=path)["cells"]
+        (cells[rate],) = compared(work / rate, *settings, *over, profile=path)["cells"]
     costs.append(read_profile(profiled(work / "profile-last", *settings, "--splits", split)).costs)
-    return [_error(report, case, costs, cell) for cell in cells]
+    return [_error(report, case, rate, costs, cell) for rate, cell in cells.items()]
 
 
-def _error(report: Report, case: Case, costs: Sequence[Costs], cell: dict[str, Any]) -> float:
-    here = {"model": case.model, "link": cell["link"], "strategy": cell["strategy"]}
+def _error(report: Report, case: Case, rate: str, costs: Sequence[Costs], cell: dict[str, Any]) -> float:
+    here = {"model": case.model, "rate": rate, "strategy": cell["strategy"]}
     predicted, measured = predicted_s(mean_of(costs), cell), float(cell["epoch_s"])
     report.figure("predicted_epoch_s", here, predicted, "s")
     report.figure("measured_epoch_s", here, measured, "s")
@@ -91,18 +92,14 @@ def main(report: Report, data_dir: Path, work: Path | None) -> None:
     cases, rates = ((QUICK,), RATES[1:2]) if report.quick else (CASES, RATES)
     strategies = ("hierarchical",) if report.quick else tuple(STRATEGIES)
     found: list[float] = []
-    trained = 0
     with TemporaryDirectory() as scratch:
         base = work or Path(scratch)
         data = data_of("synthetic" if report.quick else "cifar10", data_dir, base)
         for case in cases:
             for strategy in strategies:
                 here = base / f"plan-accuracy-{case.model}-{case.images}-{strategy}"
-                uses_link = find_strategy(strategy).uses_cloud
-                off = errors(report, case, strategy, rates if uses_link else rates[:1], here, data)
-                trained += len(off)
-                found += off * (1 if uses_link else len(rates))  # counts for each rate
-    cells = {"cells": len(found), "trained": trained}
+                found += errors(report, case, strategy, rates, here, data)
+    cells = {"cells": len(found)}
     report.figure("median_error", cells, statistics.median(found), "share", at_most=MEDIAN_BAR)
 
 
