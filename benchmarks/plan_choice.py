@@ -5,9 +5,10 @@ python -m benchmarks.plan_choice [--data-dir ../shared/data] [--work DIR] [--qui
 Two networks are profiled at every split point, the edge on one core and the cloud on the other. At each of
 five link rates the plan's first four choices and two drawn at random from the others are trained on 1,000
 images. Then the first and the fastest of the others are trained again and again by turns, which of them
-goes first too, until their ratio is known to SURE or MOST pairs are trained: a host that is shared may be a
-quarter slower a minute later, and of six times each measured once, the fastest is the luckiest. Only these
-pairs decide. What is measured is kept below --work: a benchmark that was stopped goes on where it was.
+goes first too, until the mean of their ratios is two standard errors away from what is judged, or MOST pairs
+are trained: a host that is shared may be a quarter slower a minute later, and of six times each measured once,
+the fastest is the luckiest. Only these pairs decide. What is measured is kept below --work: a benchmark that
+was stopped goes on where it was.
 """
 
 import json
@@ -35,7 +36,7 @@ RATES = ("1mbit", "2mbit", "5mbit", "10mbit", "50mbit")
 IMAGES, EPOCHS = 1000, 3
 FIRST, DRAWN = 4, 2
 WITHIN, SETTINGS_BAR = 0.05, 0.9
-FEWEST, MOST, SURE = 3, 6, 0.02  # pairs, and the standard error of their mean
+FEWEST, MOST = 3, 6  # pairs
 
 Timed: TypeAlias = Callable[
     [Plan, int], float
@@ -67,9 +68,14 @@ def slower(timed: Timed, first: Plan, other: Plan, most: int = MOST) -> tuple[fl
         order = (first, other) if number % 2 else (other, first)
         seconds = {plan: timed(plan, number) for plan in order}
         ratios.append(math.log(seconds[first] / seconds[other]))
-        if number >= FEWEST and statistics.stdev(ratios) <= SURE * math.sqrt(number):
+        if number >= FEWEST and _is_decided(ratios):
             break
     return math.exp(statistics.fmean(ratios)) - 1, len(ratios)
+
+
+def _is_decided(ratios: Sequence[float]) -> bool:
+    error = statistics.stdev(ratios) / math.sqrt(len(ratios))
+    return abs(statistics.fmean(ratios) - math.log(1 + WITHIN)) >= 2 * error
 
 
 def chosen(ranked: Sequence[Plan], seed: int) -> list[Plan]:

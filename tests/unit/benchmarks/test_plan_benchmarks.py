@@ -194,13 +194,13 @@ def test_one_lucky_training_of_six_does_not_decide_and_noise_takes_more_pairs(ru
     def epoch_s(plan, number, setting, is_first):
         if number == 0:
             return 1.0 if is_first else 0.5  # as if the host had been slow just then
-        return 10 * (1 + (0.1 if is_first and number % 2 else 0)) - (0.5 if is_first else 0)
+        return 10 + (1.5 if number % 2 else -0.5) if is_first else 10.0
 
     trained, found = run_choice(epoch_s)
 
     assert {len(there) for there in trained.values()} == {6 + 2 * 6}
     shares = [each["value"] for each in found if each["name"] == "first_slower_than_fastest_other"]
-    assert shares == [pytest.approx((1.05 * 0.95) ** 0.5 - 1, abs=1e-4)] * 10
+    assert shares == [pytest.approx((1.15 * 0.95) ** 0.5 - 1, abs=1e-4)] * 10
     assert found[-1]["value"] == 1.0
 
 
