@@ -6,9 +6,9 @@ Two networks are profiled at every split point, the edge on one core and the clo
 five link rates the plan's first four choices and two drawn at random from the others are trained on 1,000
 images. Then the first and the fastest of the others are trained again and again by turns, which of them
 goes first too, until the mean of their ratios is two standard errors away from what is judged, or MOST pairs
-are trained: a host that is shared may be a quarter slower a minute later, and of six times each measured once,
-the fastest is the luckiest. Only these pairs decide. What is measured is kept below --work: a benchmark that
-was stopped goes on where it was.
+are trained: a host that is shared may be a quarter slower a minute later, and of six times that are each
+measured once, the shortest is the luckiest. Only these pairs decide. What is measured is kept below --work: a
+benchmark that was stopped goes on where it was.
 """
 
 import json
