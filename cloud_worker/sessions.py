@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -25,6 +26,7 @@ from cloud_worker.turns import Turns
 from common.errors import (
     CapacityError,
     CheckpointError,
+    CloudError,
     HeadwaterError,
     NotFoundError,
     NotOwnerError,
@@ -169,11 +171,15 @@ class Sessions:
         applier = Applier(files, run, back, self._turns, self._ahead, time.monotonic)
         return Session(files, run, applier, time.monotonic, self._checkpoint_every_s)
 
-    def _build(self, run: Run) -> Back:
-        """Build a back, and free at once what else was built: layers hold each other in cycles."""
+    def _build(self, run: Run, lack: type[HeadwaterError] = CloudError) -> Back:
+        """Build a back, and free at once what else was built: layers hold each other in cycles.
+
+        Raises:
+            HeadwaterError: it cannot be built; a `lack` where memory does not suffice.
+        """
         failure = None
         try:
-            with lack_of_memory_said():
+            with lack_of_memory_said(lack):
                 back = Back(run, self._device, self._max_step)
         except HeadwaterError as error:
             failure = error.with_traceback(None)  # which holds the network, as does that of its cause
@@ -305,8 +311,16 @@ class Sessions:
         with self._loading:
             self._make_room(needed)  # others may have come meanwhile
             self._profiled = needed
-            back = self._build(run)
-        return measure(run, back, sample, self._turns, is_wanted)
+            back = self._build(run, CapacityError)
+        before = self._served()
+        with lack_of_memory_said(CapacityError):  # an edge that is refused measures the next network
+            found = measure(run, back, sample, self._turns, is_wanted)
+        return replace(found, others=max(before, self._served()))
+
+    def _served(self) -> int:
+        """Return how many sessions have a stream."""
+        with self._lock:
+            return len(self._streams)
 
     def save_all(self) -> None:
         """Make every session's state durable.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from common.errors import CloudError
+from common.errors import CloudError, HeadwaterError
 
 # From glibc's malloc.h, and what is set there.
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
@@ -53,16 +53,15 @@ def release_what_is_left() -> None:
 
 
 @contextmanager
-def lack_of_memory_said() -> Iterator[None]:
-    """Raise CloudError where there is not enough memory, as there may be once others have given some back."""
+def lack_of_memory_said(kind: type[HeadwaterError] = CloudError) -> Iterator[None]:
+    """Raise a `kind` where there is not enough memory, as there may be once others have given some back."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         on_cpu = "can't allocate memory" in str(error)  # torch has no class of its own for it
         if not (on_cpu or isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)):
             raise
-        why = "the cloud has not enough memory for this run just now; it is tried again"
-        raise CloudError(why) from error
+        raise kind("the cloud has not enough memory for this run just now") from error
 
 
 def memory_of(device: torch.device) -> int:

@@ -19,15 +19,13 @@ class Access(ClientTls):
 
 
 def endpoint(cloud: str, access: Access) -> Endpoint:
-    """Return the cloud at HOST:PORT with what `access` names, and warn of what travels in clear.
+    """Return the cloud at HOST:PORT with what `access` names.
 
     Raises:
         ConfigError: a file cannot be read or does not fit, or a flag is missing beside another one.
     """
     token = None if access.token_file is None else _read_token(access.token_file)
-    found = Endpoint(cloud, read_client_tls(access), token)
-    found.warn_of_clear()
-    return found
+    return Endpoint(cloud, read_client_tls(access), token)
 
 
 def _read_token(path: Path) -> str:

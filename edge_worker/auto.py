@@ -17,7 +17,7 @@ from common.errors import ConfigError
 from common.rundir import lock_run_dir
 from common.strategies import STRATEGIES, find_strategy
 from common.units import format_duration, format_rate, format_size
-from edge_worker.config import AUTO, AUTO_BITS, TrainConfig
+from edge_worker.config import AUTO, AUTO_BITS, TrainConfig, in_json
 from edge_worker.planner import Link, Plan, best_of, rank, verdict
 from edge_worker.profile import profile
 from edge_worker.profile_file import Measured, emulated_link, link_of, read_profile
@@ -98,24 +98,21 @@ def choose(config: TrainConfig, measured: Measured, link: Link, edge_memory: int
         ConfigError: the profile lacks the split point, or the width, that is not open; or nothing that it has
             fits into `edge_memory` bytes.
     """
+    of_it = [each for each in rank(measured.costs, link) if each.strategy == config.strategy]
+    if not of_it:
+        raise ConfigError(
+            f"the profile has no split point of {config.strategy}: it was measured for others, or all were "
+            f"left out; measure again with edge-worker profile --strategies {config.strategy}"
+        )
     known = [
-        each
-        for each in rank(measured.costs, link)
-        if each.strategy == config.strategy
-        and config.split in (AUTO, each.split)
-        and config.bits in (AUTO_BITS, each.bits)
+        each for each in of_it if config.split in (AUTO, each.split) and config.bits in (AUTO_BITS, each.bits)
     ]
     if not known:
-        costs = measured.costs.splits
-        if not costs:
-            raise ConfigError(
-                "the profile has no split point, as it was measured for other strategies; measure again with "
-                f"edge-worker profile --strategies {config.strategy}"
-            )
-        widths = sorted({bits for each in costs for bits in each.widths})
+        places = dict.fromkeys(each.split for each in measured.costs.splits)
+        widths = sorted({each.bits or 0 for each in of_it})
         raise ConfigError(
             f"the profile has no --split {config.split} with --bits {config.bits or AUTO}; it has "
-            f"{', '.join(each.split for each in costs)} with {', '.join(map(str, widths))} bits"
+            f"{', '.join(places)} with {', '.join(map(str, widths))} bits"
         )
     fitting = [each for each in known if edge_memory is None or each.memory_bytes <= edge_memory]
     if not fitting:
@@ -137,11 +134,7 @@ def check_same(config: TrainConfig, measured: Measured, path: Path, names: Seque
     if config.dataset == "imagefolder":  # any images; the other sets are what they are called
         names = (*names, "data_dir")
     for name in names:
-        # A folder is text in the file.
-        here, there = (
-            str(value) if isinstance(value, Path) else value
-            for value in (getattr(config, name), measured.settings.get(name))
-        )
+        here, there = in_json(getattr(config, name)), measured.settings.get(name)
         if here != there:
             raise ConfigError(
                 f"the profile {path} was measured with --{name.replace('_', '-')} {there}, got {here}; "
@@ -165,7 +158,8 @@ def _measured(config: TrainConfig, path: Path | None) -> Measured:
 
 def measured_in(path: Path, config: TrainConfig, strategies: Collection[str] = STRATEGIES) -> Measured:
     """Return the profile of an earlier start where it has what is asked for, else measure and keep it."""
-    splits = [] if config.split == AUTO else [config.split]
+    is_cut = any(find_strategy(name).cut == "split" for name in strategies)
+    splits = [config.split] if is_cut and config.split != AUTO else []
     if path.exists():
         try:
             measured = read_profile(path)

@@ -133,7 +133,9 @@ def profile(config: TrainConfig, given: frozenset[str], strategies: str, splits:
 @click.option("--link-rate", type=RATE, help="An uplink of this rate  [default: the profile's]")
 @click.option("--link-rate-down", type=RATE, help="A downlink of this rate  [default: the uplink's]")
 @click.option("--link-latency", type=DURATION, help="A one-way latency  [default: the profile's]")
-@click.option("--edge-memory", type=SIZE, help="Leave out what takes more memory on the edge.")
+@click.option(
+    "--edge-memory", type=SIZE, help="Leave out what takes more memory on the edge, without a GPU's own."
+)
 @click.option("--json", is_flag=True, help="One JSON document instead of a table.")
 def plan(
     profile: Path,

@@ -23,7 +23,7 @@ from edge_worker.apart import BrokenOffError, apart
 from edge_worker.auto import choose, is_open, measured_in, with_choice
 from edge_worker.cell import train_cell
 from edge_worker.comparison import Cell, Result, document, expected, result_of
-from edge_worker.config import AUTO, MAY_CHANGE, TrainConfig
+from edge_worker.config import AUTO, MAY_CHANGE, TrainConfig, in_json
 from edge_worker.planner import Link, Plan, plan_of
 from edge_worker.profile_file import Measured, emulated_link
 from edge_worker.report import write_report
@@ -179,9 +179,8 @@ def _check_same(comparison: Comparison) -> dict[str, Any]:
     path = comparison.out / "compare.json"
     names = [field.name for field in fields(TrainConfig) if field.name not in MAY_DIFFER]
     config = comparison.config
-    told = {name: getattr(config, name) for name in names}
-    told["bits"] = config.bits or AUTO
-    settings: dict[str, Any] = json.loads(json.dumps(told, default=str))
+    settings = {name: in_json(getattr(config, name)) for name in names}
+    settings["bits"] = config.bits or AUTO
     if not path.exists():
         return settings
     try:

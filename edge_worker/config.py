@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -9,7 +10,7 @@ from common.address import ADDRESS, is_loopback, split_address
 from common.errors import ConfigError
 from common.flags import THREADS_HELP, flag
 from common.strategies import find_strategy
-from common.units import DURATION, PRESETS_HELP, RATE, SIZE
+from common.units import DURATION, PRESETS_HELP, RATE, SIZE, Rate
 from edge_worker.access import Access
 
 MiB = 1 << 20
@@ -46,6 +47,13 @@ MAX_COUNT = 1 << 16
 AUTO, AUTO_BITS = "auto", 0
 
 _FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+def in_json(value: Any) -> Any:
+    """Return a setting as JSON has it: a path as text, a preset by its name, which is more than a rate."""
+    if isinstance(value, Rate) and value.preset is not None:
+        return value.preset.name
+    return str(value) if isinstance(value, Path) else value
 
 
 class Width(click.ParamType):  # type: ignore[type-arg]  # generic only in newer releases

@@ -93,7 +93,9 @@ def _cloud(run_dir: RunDir, cloud: str | None, access: Access) -> Endpoint:
     settings = run_dir.settings()
     files = {field.name: getattr(access, field.name) or settings.get(field.name) for field in fields(Access)}
     known = Access(**{name: None if file is None else Path(file) for name, file in files.items()})
-    return endpoint(cloud or settings["cloud"], known)
+    found = endpoint(cloud or settings["cloud"], known)
+    found.warn_of_clear()
+    return found
 
 
 def _back(missing: dict[str, Tensor], cloud: Endpoint, session_id: str) -> dict[str, Tensor]:

@@ -108,7 +108,7 @@ def _document(
         "plans": [{**asdict(each), "bottleneck": each.bottleneck} for each in ranked],
         "changes": [{"from_bps": rate, "choice": choice.name} for rate, choice in turns],
         "faster_link": [
-            {"times": times, "choice": best_of(choices).name, "epoch_s": choices[0].epoch_s}
+            {"times": times, "choice": best_of(choices).name, "epoch_s": best_of(choices).epoch_s}
             for times, choices in faster
             if choices
         ],

@@ -33,33 +33,45 @@ class Coded:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChainCost:
+    """One split point where the gradient comes back; seconds and bytes are of one batch.
+
+    Attributes:
+        forward_s: the front forward alone.
+        learn_s: the front's step once its gradient is there, decoding included.
+        memory_bytes: the edge's peak.
+        cloud_s: the cloud decodes, trains the back and encodes the gradient, one after the other.
+        gradient_bytes: that come back, framing included.
+    """
+
+    forward_s: float
+    learn_s: float
+    memory_bytes: int
+    cloud_s: float
+    gradient_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SplitCost:
     """One split point; seconds and bytes are of one batch.
 
     Attributes:
         split: its name.
         step_s: the edge trains front and exit, and loads and encodes beside that, at `bits`.
-        forward_s: the front forward alone.
-        learn_s: the front's step once its gradient is there, decoding included.
-        memory_bytes, chain_memory_bytes: the edge's peak with an exit, and with a gradient that comes back.
+        memory_bytes: the edge's peak.
         bits: the width at which `step_s` was measured.
         widths: what each width comes to.
         cloud_s: the cloud decodes and trains the back.
-        cloud_gradient_s: the same, and encodes the gradient, one after the other.
-        gradient_bytes: that come back, framing included.
+        chain: with a gradient that comes back; None where that was not measured.
     """
 
     split: str
     step_s: float
-    forward_s: float
-    learn_s: float
     memory_bytes: int
-    chain_memory_bytes: int
     bits: int
     widths: dict[int, Coded]
     cloud_s: float
-    cloud_gradient_s: float
-    gradient_bytes: int
+    chain: ChainCost | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +187,8 @@ def plans(costs: Costs, link: Link) -> Iterator[Plan]:
     for split in costs.splits:
         for bits in split.widths:
             yield _hierarchical(costs, split, bits, link)
-            yield _split_learning(costs, split, bits, link)
+            if split.chain is not None:
+                yield _split_learning(costs, split, split.chain, bits, link)
 
 
 def plan_of(
@@ -293,23 +306,23 @@ def _hierarchical(costs: Costs, split: SplitCost, bits: int, link: Link) -> Plan
     return _plan(costs, METHOD, (split.split, bits), max(busy), busy, coded.bytes, split.memory_bytes, fill_s)
 
 
-def _split_learning(costs: Costs, split: SplitCost, bits: int, link: Link) -> Plan:
+def _split_learning(costs: Costs, split: SplitCost, chain: ChainCost, bits: int, link: Link) -> Plan:
     coded = split.widths[bits]
-    edge_s = split.forward_s + coded.encode_s + split.learn_s
-    link_s = 8 * coded.bytes / link.up_bps + 8 * split.gradient_bytes / link.down_bps
-    chain_s = edge_s + link_s + split.cloud_gradient_s + 2 * link.latency_s
+    edge_s = chain.forward_s + coded.encode_s + chain.learn_s
+    link_s = 8 * coded.bytes / link.up_bps + 8 * chain.gradient_bytes / link.down_bps
+    chain_s = edge_s + link_s + chain.cloud_s + 2 * link.latency_s
     # An epoch is over when its last batch is applied: its gradient is still on the way then.
-    over_s = 8 * split.gradient_bytes / link.down_bps + split.learn_s
+    over_s = 8 * chain.gradient_bytes / link.down_bps + chain.learn_s
     return _plan(
         costs,
         "split-learning",
         (split.split, bits),
         chain_s,
-        (edge_s, link_s, split.cloud_gradient_s),
+        (edge_s, link_s, chain.cloud_s),
         coded.bytes,
-        split.chain_memory_bytes,
+        chain.memory_bytes,
         -over_s,
-        batch_bytes_down=split.gradient_bytes,
+        batch_bytes_down=chain.gradient_bytes,
     )
 
 

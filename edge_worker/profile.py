@@ -5,7 +5,6 @@ The cloud then trains its part on the batches that came of it. What is measured 
 that was stopped goes on where it was.
 """
 
-import json
 import logging
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,8 +18,8 @@ from common.models.split import part, split_points
 from common.strategies import STRATEGIES, find_strategy
 from common.wire.messages import BackProfile
 from edge_worker.apart import apart
-from edge_worker.config import TrainConfig
-from edge_worker.planner import FASTEST_BPS, Costs, ImagesCost, Link, SplitCost, WholeCost
+from edge_worker.config import TrainConfig, in_json
+from edge_worker.planner import FASTEST_BPS, METHOD, ChainCost, Costs, ImagesCost, Link, SplitCost, WholeCost
 from edge_worker.profile_call import Asked, on_the_wire
 from edge_worker.profile_edge import EdgeCost, measure_edge
 from edge_worker.profile_file import Measured, emulated_link, link_of, read_profile, write_profile
@@ -28,6 +27,7 @@ from edge_worker.run import Work
 
 log = logging.getLogger(__name__)
 
+CHAIN = "split-learning"
 # At which a step is timed where the plan is to choose.
 STEP_BITS = 4
 # Of what is measured; a training that differs in it is another one.
@@ -48,13 +48,14 @@ def profile(
         config: the settings that it would be trained with.
         splits: where to cut; none for all friendly places.
         path: the file; until it is whole, what there is lies beside it.
-        strategies: those that it must tell of; both that cut the network are measured if one of them is.
+        strategies: those that it must tell of; hierarchical is measured wherever the network is cut.
 
     Raises:
         HeadwaterError: the settings are wrong, the cloud is not to be had, or nothing was measured.
     """
     config = replace(config, bits=config.bits or STEP_BITS)
-    names, batches, machine = _looked_up(config, splits)
+    # In a process of its own: what it builds would take memory as long as others are measured.
+    names, batches, machine = apart(_looked_up, config, splits)
     cuts, sends_images, stays = parts_of(strategies)
     unfinished = path.with_name(path.name + UNFINISHED)
     profiler = _Profiler(config, list(splits), names, batches, machine, sorted(strategies))
@@ -125,12 +126,12 @@ class _Profiler:
         self._asked = Asked(config)
         self._batches = batches
         self._machine = machine
-        settings = {name: getattr(config, name) for name in SETTINGS}
-        settings |= {"splits": asked_for, "strategies": strategies}
-        self._settings: dict[str, Any] = json.loads(json.dumps(settings, default=str))  # as a file has them
+        settings = {name: in_json(getattr(config, name)) for name in SETTINGS}
+        self._settings: dict[str, Any] = {**settings, "splits": asked_for, "strategies": strategies}
         self._threads = {"beside a cloud": 0, "alone": 0}
         self._back: BackProfile | None = None  # what the cloud said first
-        self._down_bps = self._latency_s = 0.0  # of the link that there is
+        self._others = 0  # that the cloud served meanwhile
+        self._link_found: Link | None = None
         self._found: Measured | None = None  # of an earlier start, on this edge
         self.images: ImagesCost | None = None
         self.splits: dict[str, SplitCost] = {}
@@ -169,26 +170,28 @@ class _Profiler:
             )
 
     def measure_split(self, name: str) -> bool:
-        """Measure the network cut at one place, with an exit and with gradients that come back."""
+        """Measure the network cut at one place, with an exit; with gradients, too, if that is asked for."""
         with _left_out(name):
-            edge = self._apart("hierarchical", name)
-            chained = self._apart("split-learning", name)
-            back = self._ask(chained)  # which tells of a step without a gradient, too
+            edge = self._apart(METHOD, name)
+            chained = self._chained(name)
+            back = self._ask(chained or edge)  # which tells of a step without a gradient in any case
             self.splits[name] = SplitCost(
                 split=name,
                 step_s=edge.step_s,
-                forward_s=chained.forward_s,
-                learn_s=chained.learn_s,
                 memory_bytes=edge.memory_bytes,
-                chain_memory_bytes=chained.memory_bytes,
                 bits=self._config.bits,
                 widths=edge.widths,
                 cloud_s=back.step_s,
-                cloud_gradient_s=back.gradient_step_s,
-                gradient_bytes=on_the_wire(back.gradient_bytes),
+                chain=None if chained is None else _chain_cost(chained, back),
             )
             return True
         return False
+
+    def _chained(self, name: str) -> EdgeCost | None:
+        if CHAIN in self._settings["strategies"]:
+            with _left_out(f"{CHAIN} at {name}"):
+                return self._apart(CHAIN, name)
+        return None
 
     def measure_whole(self) -> None:
         """Measure the whole network on the edge."""
@@ -225,39 +228,39 @@ class _Profiler:
 
     def _ask(self, edge: EdgeCost) -> BackProfile:
         back = self._asked.ask(edge.run, edge.records)
+        if back.others > self._others:
+            self._others = back.others
+            log.warning(
+                "the cloud served others meanwhile, %d at once: the times that it tells are too long; "
+                "measure again when it has nothing else to do",
+                back.others,
+            )
         if self._back is None:
-            self._measure_link()
             self._back = back
             if self._found is not None and self._found.cloud != _cloud(back):
                 self.splits = {}  # of another cloud
         return back
 
-    def _emulated(self) -> Link | None:
-        config = self._config
-        return emulated_link(config.link_rate, config.link_rate_down, config.link_latency)
-
-    def _measure_link(self) -> None:
-        """Measure what neither the flags nor the batches on their way up tell of the link."""
-        if self._emulated() is not None:
-            return
-        if self._config.link_latency is None:  # first: what comes down for the other may still be on its way
-            self._latency_s = self._asked.latency_s()
-        if self._config.link_rate_down is None:
-            self._down_bps = self._asked.down_bps()
-
     def _link(self, back: BackProfile) -> Link:
-        """Return the link as it is emulated, or else as measured."""
-        if (emulated := self._emulated()) is not None:
-            return emulated
+        """Return the link as it is emulated, or else as measured, once."""
+        if self._link_found is None:
+            told = self._config
+            emulated = emulated_link(told.link_rate, told.link_rate_down, told.link_latency)
+            self._link_found = emulated or self._measured_link(back)
+        return self._link_found
+
+    def _measured_link(self, back: BackProfile) -> Link:
+        """Return the link that there is; what the flags tell is not measured."""
         if not back.receive_s or not back.received_bytes:
             raise ConfigError("the batches were too few to measure the link with; give --link-rate")
+        told = self._config
+        # First: what comes down for the other may still be on its way.
+        latency_s = self._asked.latency_s() if told.link_latency is None else 0.0
+        down_bps = self._asked.down_bps() if told.link_rate_down is None else FASTEST_BPS
         up_bps = 8 * back.received_bytes / back.receive_s
         measured = Link(
-            up_bps=min(FASTEST_BPS, up_bps),
-            down_bps=min(FASTEST_BPS, self._down_bps),
-            latency_s=self._latency_s,
+            up_bps=min(FASTEST_BPS, up_bps), down_bps=min(FASTEST_BPS, down_bps), latency_s=latency_s
         )
-        told = self._config
         return link_of(measured, None, told.link_rate_down, told.link_latency)
 
 
@@ -270,6 +273,16 @@ def _left_out(what: str) -> Iterator[None]:
         raise
     except HeadwaterError as error:
         log.warning("%s is left out: %s", what, error)
+
+
+def _chain_cost(edge: EdgeCost, back: BackProfile) -> ChainCost:
+    return ChainCost(
+        forward_s=edge.forward_s,
+        learn_s=edge.learn_s,
+        memory_bytes=edge.memory_bytes,
+        cloud_s=back.gradient_step_s,
+        gradient_bytes=on_the_wire(back.gradient_bytes),
+    )
 
 
 def _looked_up(config: TrainConfig, splits: Sequence[str]) -> tuple[Sequence[str], float, str]:

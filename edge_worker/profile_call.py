@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import grpc
 
-from common.errors import CapacityError, CloudError, WireError
+from common.errors import CapacityError, WireError
 from common.link.framing import wire_bytes
 from common.wire import convert
 from common.wire.generated import training_pb2 as pb
@@ -54,6 +54,7 @@ class Asked:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._cloud = endpoint(config.cloud, config)
+        self._cloud.warn_of_clear()
         self._pause = pause
         self._clock = clock
 
@@ -61,8 +62,8 @@ class Asked:
         """Return what the cloud measured of a run on some of these batches.
 
         Raises:
-            CapacityError: it has other work for minutes, or the run is too large for it.
-            CloudError: it cannot be reached, or took too long.
+            CapacityError: it has other work for minutes, took too long, or the run is too large for it.
+            CloudError: it cannot be reached.
             HeadwaterError: it refuses, or answers what cannot be.
         """
         assert run is not None  # whoever asks has a cloud
@@ -141,7 +142,7 @@ class Asked:
                 return convert.profile_from_proto(stub.Profile(sent, timeout=CALL_S))
             except grpc.RpcError as error:
                 if error.code() in (grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED):
-                    raise CloudError(
+                    raise CapacityError(
                         f"the cloud at {self._cloud.address} did not come to an end with measuring; try a "
                         "smaller --batch-size, or a link that is less busy"
                     ) from error

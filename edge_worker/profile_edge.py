@@ -13,6 +13,7 @@ from common.codec import decode, encode
 from common.data.loader import Batch as ImageBatch
 from common.data.loader import Loader
 from common.data.sampler import batch_indices
+from common.logs import set_up_logging
 from common.metrics import peak_rss_bytes
 from common.strategies import find_strategy
 from common.wire.messages import Batch, Record, Reference, Run
@@ -61,6 +62,7 @@ class EdgeCost:
 
 def measure_edge(config: TrainConfig) -> EdgeCost:
     """Measure the edge's part of one strategy, in this process."""
+    set_up_logging(config.log_level)
     strategy = find_strategy(config.strategy)
     work = Work(config, strategy)
     step_s, records, last = _loop(work)
@@ -139,6 +141,7 @@ def _loop(work: Work) -> tuple[float, list[bytes], torch.Tensor]:
             if work.strategy.uses_cloud:
                 encoder.put(last, record_of(number, batch))
             if loss is None and work.front.trains:
+                encoder.flush()  # as the loop does before it waits
                 work.front.learn(torch.zeros(last.shape))  # what it says takes no other time
             ends.append(time.monotonic())
         encoder.flush()

@@ -15,7 +15,7 @@ from edge_worker.planner import FASTEST_BPS, Costs, Link
 
 T = TypeVar("T")
 
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

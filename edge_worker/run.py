@@ -169,6 +169,8 @@ class Work:
 
     def run(self, run_dir: RunDir) -> Outcome:
         """Train to the end, or until a signal comes."""
+        if self.cloud is not None:
+            self.cloud.warn_of_clear()
         identity = run_dir.identity()
         checkpoints = EdgeCheckpoints(run_dir.checkpoints)
         counters = Counters(run_dir.counters_file, time.monotonic)

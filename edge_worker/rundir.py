@@ -18,8 +18,8 @@ import click
 
 from common.durable import opened, sealed, write_atomic
 from common.errors import CheckpointError, ConfigError
-from common.units import Rate, parse_rate
-from edge_worker.config import AUTO, AUTO_BITS, MAY_CHANGE, TrainConfig
+from common.units import parse_rate
+from edge_worker.config import AUTO, AUTO_BITS, MAY_CHANGE, TrainConfig, in_json
 
 _PATHS = {field.name for field in fields(TrainConfig) if isinstance(field.metadata.get("type"), click.Path)}
 
@@ -95,7 +95,7 @@ class RunDir:
 
     def begin(self, config: TrainConfig, identity: Identity) -> None:
         """Save the settings, as a resume may have changed them; from here on the directory is a run."""
-        settings = {f.name: _setting_to_json(getattr(config, f.name)) for f in fields(config)}
+        settings = {f.name: in_json(getattr(config, f.name)) for f in fields(config)}
         write_atomic(self._run_file, sealed({**asdict(identity), "settings": settings}))
 
     def session_id(self) -> str:
@@ -144,10 +144,6 @@ def _from_json(name: str, value: Any) -> Any:
         return Path(value)
     # A preset is saved by its name: it stands for a latency and a rate down, too.
     return parse_rate(value) if name.startswith("link_rate") and isinstance(value, str) else value
-
-
-def _setting_to_json(value: Any) -> Any:
-    return value.preset.name if isinstance(value, Rate) and value.preset else value
 
 
 def _to_json(values: dict[str, Any]) -> bytes:

@@ -212,6 +212,7 @@ class BackProfile:
     machine: str
     device: str
     threads: int
+    others: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,8 +28,9 @@ def test_a_profile_has_what_a_plan_needs(clouds, tmp_path):
 
     measured = json.loads(path.read_text())
     (split,) = measured["costs"]["splits"]
-    for name in ("step_s", "forward_s", "learn_s", "memory_bytes", "cloud_s", "cloud_gradient_s"):
-        assert split[name] > 0, name
+    for part, names in (split, ("step_s", "cloud_s")), (split["chain"], ("forward_s", "learn_s", "cloud_s")):
+        for name in (*names, "memory_bytes"):
+            assert part[name] > 0, name
     sizes = [split["widths"][bits]["bytes"] for bits in ("8", "4", "2")]
     assert sizes == sorted(sizes, reverse=True)
     assert sizes[-1] > 0
@@ -106,6 +107,7 @@ def test_a_profile_that_was_stopped_goes_on_where_it_was(clouds, tmp_path):
     assert said[-2].endswith("stopped while measuring; the same command goes on\n")
     (unfinished,) = tmp_path.glob("profile*")
     (before,) = json.loads(unfinished.read_text())["costs"]["splits"]
+    assert before["chain"] is None  # nobody asked for it
 
     done = run("profile", *arguments, "--out", path)
 

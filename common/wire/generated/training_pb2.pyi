@@ -1025,7 +1025,7 @@ Global___DownloadRequest: _TypeAlias = DownloadRequest  # noqa: Y015
 
 @_typing.final
 class ProfileReply(_message.Message):
-    """Seconds of one batch: medians, warm, while nobody else trains."""
+    """Seconds of one batch: means, warm. Its steps take turns with those of other edges, if there are any."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1037,6 +1037,7 @@ class ProfileReply(_message.Message):
     MACHINE_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     THREADS_FIELD_NUMBER: _builtins.int
+    OTHERS_FIELD_NUMBER: _builtins.int
     step_s: _builtins.float
     """From one step's end to the next one's; the next batch is decoded meanwhile."""
     gradient_step_s: _builtins.float
@@ -1053,6 +1054,8 @@ class ProfileReply(_message.Message):
     """"cpu" or "cuda"."""
     threads: _builtins.int
     """Of torch."""
+    others: _builtins.int
+    """Edges that were served meanwhile; the times are longer than without them."""
     def __init__(
         self,
         *,
@@ -1064,10 +1067,11 @@ class ProfileReply(_message.Message):
         machine: _builtins.str = ...,
         device: _builtins.str = ...,
         threads: _builtins.int = ...,
+        others: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "gradient_bytes", b"gradient_bytes", "gradient_step_s", b"gradient_step_s", "machine", b"machine", "receive_s", b"receive_s", "received_bytes", b"received_bytes", "step_s", b"step_s", "threads", b"threads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "gradient_bytes", b"gradient_bytes", "gradient_step_s", b"gradient_step_s", "machine", b"machine", "others", b"others", "receive_s", b"receive_s", "received_bytes", b"received_bytes", "step_s", b"step_s", "threads", b"threads"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

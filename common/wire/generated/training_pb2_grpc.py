@@ -115,7 +115,7 @@ class TrainingServicer(object):
 
     def Profile(self, request_iterator, context):
         """How fast the cloud would train a run: Hello as in Train, whose session is neither opened nor looked at; then
-        2 to 16 Batch records in chunks, with sequence numbers from 0. Nothing is kept. The other statuses as in
+        2 to 16 Batch records in chunks, whose sequence numbers do not matter. Nothing is kept. The other statuses as in
         Train; RESOURCE_EXHAUSTED also while another edge is measured, CANCELLED where it takes 10 minutes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

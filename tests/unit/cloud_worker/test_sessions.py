@@ -416,7 +416,7 @@ def test_an_edge_whose_step_lacks_memory_is_told_to_come_again(sessions, monkeyp
     with sessions.serving(hello(), ANYONE) as session:
         stream = attached(session)
         session.apply(Ready(batch(0)), stream)
-        with pytest.raises(CloudError, match="not enough memory for this run just now; it is tried again"):
+        with pytest.raises(CloudError, match="not enough memory for this run just now"):
             session.apply(Ready(batch(1)), stream)
 
     assert session.failed

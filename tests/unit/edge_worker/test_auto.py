@@ -10,7 +10,7 @@ from common.errors import ConfigError
 from common.units import parse_rate
 from edge_worker import auto
 from edge_worker.auto import SAME, check_same, settle_choice
-from edge_worker.config import AUTO, AUTO_BITS, TrainConfig
+from edge_worker.config import AUTO, AUTO_BITS, TrainConfig, in_json
 from edge_worker.planner import FASTEST_BPS, Link, best_of, rank
 from edge_worker.profile_file import Measured, read_profile, write_profile
 from tests.unit.edge_worker.test_planner import COSTS, LINK
@@ -20,7 +20,7 @@ OPEN = TrainConfig(split=AUTO, bits=AUTO_BITS, epochs=COSTS.epochs)
 
 def measured(config=OPEN, splits=()):
     names = (*SAME, *auto.LINK, "data_dir")
-    settings = {name: getattr(config, name) for name in names} | {"splits": list(splits)}
+    settings = {name: in_json(getattr(config, name)) for name in names} | {"splits": list(splits)}
     return Measured(settings=settings, edge="a Pi", cloud="a server", link=LINK, costs=COSTS)
 
 
@@ -113,6 +113,17 @@ def test_a_profile_of_other_strategies_has_no_choice(tmp_path):
         settle_choice(replace(OPEN, run_dir=tmp_path / "run"), path)
 
 
+def test_a_profile_without_gradients_has_no_choice_for_those_who_need_them(tmp_path):
+    path = tmp_path / "measured.json"
+    splits = tuple(replace(each, chain=None) for each in COSTS.splits)
+    write_profile(path, replace(measured(), costs=replace(COSTS, splits=splits)))
+
+    assert settle_choice(replace(OPEN, run_dir=tmp_path / "exit"), path).split != AUTO
+    config = replace(OPEN, strategy="split-learning", run_dir=tmp_path / "run")
+    with pytest.raises(ConfigError, match="has no split point of split-learning: it was measured for other"):
+        settle_choice(config, path)
+
+
 def test_a_profile_of_an_emulated_link_is_none_of_a_link_that_is_not(tmp_path):
     path = tmp_path / "measured.json"
     write_profile(path, measured(replace(OPEN, link_rate=4e6)))
@@ -162,6 +173,18 @@ def test_a_profile_of_few_strategies_is_measured_anew_for_more_of_them_and_keeps
     assert asked == [["full-cloud"], ["full-cloud", "full-edge"]]
 
 
+def test_a_split_point_is_measured_only_where_a_strategy_cuts(tmp_path, monkeypatch):
+    """The one by default is a ResNet's, and other networks have none of that name."""
+    asked = []
+    monkeypatch.setattr(auto, "profile", lambda config, splits, path, strategies: asked.append(splits))
+    config = replace(OPEN, split="layer2")
+
+    auto.measured_in(tmp_path / "profile.json", config, ["full-cloud", "full-edge"])
+    auto.measured_in(tmp_path / "profile.json", config, ["full-cloud", "split-learning"])
+
+    assert asked == [[], ["layer2"]]
+
+
 @pytest.mark.parametrize("other", [{"split": AUTO}, {"split": "layer3"}, {"link_rate": 2e6}])
 def test_a_profile_that_lacks_what_is_asked_for_is_measured_anew(tmp_path, monkeypatch, other):
     asked = []
@@ -179,6 +202,16 @@ def test_a_profile_that_lacks_what_is_asked_for_is_measured_anew(tmp_path, monke
     assert asked == [["layer1"]]
     settle_choice(replace(config, **other), None)
     assert len(asked) == 2
+
+
+def test_a_preset_is_no_rate(tmp_path):
+    """It may be as fast one way, but not the other way."""
+    path = tmp_path / "profile.json"
+    write_profile(path, measured(replace(OPEN, link_rate_down=parse_rate("3g"))))
+
+    check_same(replace(OPEN, link_rate_down=parse_rate("3g")), read_profile(path), path, auto.LINK)
+    with pytest.raises(ConfigError, match="measured with --link-rate-down 3g, got 1mbit"):
+        check_same(replace(OPEN, link_rate_down=parse_rate("1mbit")), read_profile(path), path, auto.LINK)
 
 
 def test_a_rate_with_its_unit_is_the_number_that_a_profile_has(tmp_path):

@@ -1,9 +1,12 @@
 """Which cells a comparison trains, and what it says of them; nothing is trained here."""
 
 import json
+import shutil
+from dataclasses import replace
 
 import pytest
 
+from common.errors import ConfigError
 from common.units import parse_rate
 from edge_worker import compare
 from edge_worker.config import AUTO_BITS, TrainConfig
@@ -44,6 +47,17 @@ def test_a_preset_is_another_link_than_its_rate_alone(tmp_path, asked):
 
     assert asked == ["wifi-hierarchical", "20mbit-hierarchical"]
     assert [cell["link"] for cell in ended.report["cells"]] == ["wifi", "20mbit"]
+
+
+@pytest.mark.usefixtures("asked")
+def test_a_downlink_by_its_preset_is_another_one_than_by_its_rate_up(tmp_path):
+    first, again = (comparison(tmp_path / name, "2mbit") for name in ("first", "again"))
+    compare.compare(replace(first, config=replace(first.config, link_rate_down=parse_rate("3g"))))
+    again.out.mkdir()  # as after a restart: the first is locked as long as this process is there
+    shutil.copy(first.out / "compare.json", again.out)
+
+    with pytest.raises(ConfigError, match=r"^--link-rate-down is 3g in .*, got 1mbit"):
+        compare.compare(replace(again, config=replace(again.config, link_rate_down=parse_rate("1mbit"))))
 
 
 def test_a_training_that_somebody_stopped_is_no_success(tmp_path, asked):

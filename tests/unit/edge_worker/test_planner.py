@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from edge_worker.planner import (
     FASTEST_BPS,
     SLOWEST_BPS,
+    ChainCost,
     Coded,
     Costs,
     ImagesCost,
@@ -26,15 +27,17 @@ MB = 1_000_000
 EARLY = SplitCost(
     split="layer1",
     step_s=0.2,
-    forward_s=0.05,
-    learn_s=0.1,
     memory_bytes=100 * MB,
-    chain_memory_bytes=110 * MB,
     bits=4,
     widths={8: Coded(encode_s=0.03, bytes=200_000), 4: Coded(encode_s=0.02, bytes=100_000)},
     cloud_s=0.4,
-    cloud_gradient_s=0.5,
-    gradient_bytes=250_000,
+    chain=ChainCost(
+        forward_s=0.05,
+        learn_s=0.1,
+        memory_bytes=110 * MB,
+        cloud_s=0.5,
+        gradient_bytes=250_000,
+    ),
 )
 LATE = dataclasses.replace(
     EARLY,

@@ -7,14 +7,16 @@ import pytest
 from common.errors import CapacityError, ConfigError
 from common.wire.messages import BackProfile
 from edge_worker import profile
+from edge_worker.apart import BrokenOffError
 from edge_worker.config import TrainConfig
 from edge_worker.planner import FASTEST_BPS, Coded, Link, plans
-from edge_worker.profile_edge import EdgeCost
+from edge_worker.profile_edge import EdgeCost, measure_edge
 from edge_worker.profile_file import read_profile
 
 CONFIG = TrainConfig(
     model="resnet18", dataset="synthetic", train_limit=64, test_limit=20, batch_size=16, link_rate=1e6
 )
+LINK = Link(up_bps=1e6, down_bps=1e6)
 SPLITS = ["layer1", "layer3", "layer4"]
 BACK = BackProfile(
     step_s=0.1,
@@ -30,10 +32,14 @@ BACK = BackProfile(
 
 @pytest.fixture
 def refused(monkeypatch):
-    """The places that the cloud refuses; "" is the whole network."""
+    """Places that the cloud refuses, "" for the whole network; strategy and place that the edge cannot."""
     places = set()
 
-    def measure(_, config):
+    def measure(function, config, *others):
+        if function is not measure_edge:
+            return function(config, *others)
+        if f"{config.strategy} {config.split}" in places:
+            raise BrokenOffError("its process was killed by signal 9")
         widths = {bits: Coded(encode_s=0.0, bytes=100) for bits in (0, 8, 4, 2)}
         if config.strategy == "full-cloud":
             return EdgeCost(step_s=0.5, widths=widths, memory_bytes=1, threads=1, coding="png", records=("",))
@@ -49,7 +55,7 @@ def refused(monkeypatch):
             """Answer, or refuse."""
             if records[0] in places:
                 raise CapacityError("too large")
-            return BACK
+            return replace(BACK, others=2 if records[0] == "layer3" else 0)
 
         def latency_s(self):
             """Far away."""
@@ -73,7 +79,7 @@ def test_what_a_cloud_refuses_is_left_out_and_said(refused, tmp_path, caplog):
     costs = read_profile(tmp_path / "profile.json").costs
     assert costs.images is None
     assert [each.split for each in costs.splits] == ["layer3", "layer4"]
-    told = {each.strategy for each in plans(costs, Link(up_bps=1e6, down_bps=1e6))}
+    told = {each.strategy for each in plans(costs, LINK)}
     assert told == {"hierarchical", "split-learning", "full-edge"}
     assert "full-cloud is left out: too large" in caplog.text
     assert "layer1 is left out: too large" in caplog.text
@@ -112,6 +118,33 @@ def test_what_no_strategy_needs_is_not_measured(tmp_path, strategies, has):
     costs = profile.profile(CONFIG, SPLITS, tmp_path / "profile.json", strategies).costs
 
     assert (costs.images is not None, bool(costs.splits), costs.whole is not None) == has
+
+
+@pytest.mark.usefixtures("refused")
+def test_gradients_are_measured_only_where_they_are_asked_for(tmp_path):
+    costs = profile.profile(CONFIG, SPLITS, tmp_path / "profile.json", ["hierarchical"]).costs
+
+    assert [each.chain for each in costs.splits] == [None] * 3
+    assert {each.strategy for each in plans(costs, LINK)} == {"hierarchical"}
+
+
+def test_a_front_that_breaks_off_with_gradients_is_still_one_with_an_exit(refused, tmp_path, caplog):
+    refused |= {"split-learning layer3"}
+
+    costs = profile.profile(CONFIG, SPLITS, tmp_path / "profile.json").costs
+
+    assert [each.split for each in costs.splits] == SPLITS
+    assert [each.chain is None for each in costs.splits] == [False, True, False]
+    there = {each.split for each in plans(costs, LINK) if each.strategy == "split-learning"}
+    assert there == {"layer1", "layer4"}
+    assert "split-learning at layer3 is left out: its process was killed" in caplog.text
+
+
+@pytest.mark.usefixtures("refused")
+def test_a_cloud_that_serves_others_meanwhile_is_said_once(tmp_path, caplog):
+    profile.profile(CONFIG, [*SPLITS, "layer2"], tmp_path / "profile.json")
+
+    assert caplog.text.count("the cloud served others meanwhile, 2 at once") == 1
 
 
 def test_where_all_is_refused_there_is_no_profile(refused, tmp_path):

@@ -3,9 +3,11 @@
 import pytest
 
 from common.errors import CapacityError, CloudError, WireError
+from common.wire.records import record_to_bytes
 from edge_worker.config import TrainConfig
 from edge_worker.profile_call import DOWNLOAD_BYTES, Asked
 from tests.unit.cloud_worker.edges import cloud_in_process
+from tests.unit.cloud_worker.fakes import real_batch, real_run
 
 PIECE_BYTES = 64 << 10
 
@@ -71,3 +73,25 @@ def test_a_cloud_that_is_full_is_asked_again(address, monkeypatch):
     monkeypatch.setattr("cloud_worker.service.EXPORTS_AT_ONCE", 0)
     with pytest.raises(CapacityError, match="which is its limit"):
         asked(address, Clock(0.5), lambda _: None).down_bps()
+
+
+def test_a_network_that_takes_the_cloud_too_long_is_one_that_it_does_not_take(address, monkeypatch):
+    """The others may be smaller: a profile leaves out what a cloud lacks the capacity for."""
+    monkeypatch.setattr("cloud_worker.service.PROFILE_S", 0.0)
+    run = real_run("resnet18", "layer4")
+    records = [record_to_bytes(real_batch(run, number)) for number in range(2)]
+
+    with pytest.raises(CapacityError, match="did not come to an end with measuring; try a smaller"):
+        asked(address, Clock(0.5)).ask(run, records)
+
+
+def test_a_cloud_that_lacks_memory_for_a_step_does_not_take_the_network(address, monkeypatch):
+    run = real_run("resnet18", "layer4")
+    records = [record_to_bytes(real_batch(run, number)) for number in range(2)]
+
+    def train(*_):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes")
+
+    monkeypatch.setattr("cloud_worker.back.Back.train", train)
+    with pytest.raises(CapacityError, match="has not enough memory for this run just now"):
+        asked(address, Clock(0.5)).ask(run, records)

@@ -36,7 +36,7 @@ def test_what_is_written_is_read_again(path):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (lambda document: document.update(format=2), "another release; measure again"),
+        (lambda document: document.update(format=1), "another release; measure again"),
         (lambda document: document.clear(), "Measured needs settings, edge"),
         (lambda document: document.pop("costs"), "Measured needs settings, edge"),
         (lambda document: document["costs"].update(more=1), "Costs needs batches"),
