@@ -50,6 +50,13 @@ def test_of_a_slow_link_no_more_is_taken_than_tells_its_rate(address):
     assert clock.looks == 3
 
 
+def test_the_latency_is_half_of_a_round_trip_and_troubles_nobody(address, caplog):
+    assert asked(address, Clock(0.5)).latency_s() == 0.25
+    assert not caplog.records
+    with pytest.raises(CloudError, match=r"no cloud answers at 127\.0\.0\.1:9"):
+        asked("127.0.0.1:9", Clock(0.5)).latency_s()
+
+
 def test_a_cloud_that_sends_too_little_or_nothing_is_an_error(address, monkeypatch):
     with pytest.raises(CloudError, match=r"no cloud answers at 127\.0\.0\.1:9"):
         asked("127.0.0.1:9", Clock(0.5)).down_bps()
