@@ -38,9 +38,8 @@ FIRST, DRAWN = 4, 2
 WITHIN, SETTINGS_BAR = 0.05, 0.9
 FEWEST, MOST = 3, 6  # pairs
 
-Timed: TypeAlias = Callable[
-    [Plan, int], float
-]  # seconds of an epoch of a choice, in its training of a number
+# Seconds of an epoch of a choice, in its training of a number.
+Timed: TypeAlias = Callable[[Plan, int], float]
 
 
 def flags_of(plan: Plan, rate: str) -> list[str]:

@@ -19,7 +19,7 @@ from common.strategies import STRATEGIES, find_strategy
 from common.units import format_duration, format_rate, format_size
 from edge_worker.config import AUTO, AUTO_BITS, TrainConfig, in_json
 from edge_worker.planner import Link, Plan, best_of, rank, verdict
-from edge_worker.profile import profile
+from edge_worker.profile import parts_of, profile
 from edge_worker.profile_file import Measured, emulated_link, link_of, read_profile
 
 log = logging.getLogger(__name__)
@@ -158,20 +158,21 @@ def _measured(config: TrainConfig, path: Path | None) -> Measured:
 
 def measured_in(path: Path, config: TrainConfig, strategies: Collection[str] = STRATEGIES) -> Measured:
     """Return the profile of an earlier start where it has what is asked for, else measure and keep it."""
-    is_cut = any(find_strategy(name).cut == "split" for name in strategies)
-    splits = [config.split] if is_cut and config.split != AUTO else []
+    splits = [] if config.split == AUTO else [config.split]
     if path.exists():
         try:
             measured = read_profile(path)
             check_same(config, measured, path, (*SAME, *LINK))
             had = measured.settings.get("strategies", STRATEGIES)
-            if set(strategies) <= set(had) and _covers(measured, config, splits):
+            has_places = not parts_of(strategies)[0] or _covers(measured, config, splits)
+            if set(strategies) <= set(had) and has_places:
                 return _for_epochs(config, measured)
             strategies = {*strategies, *had}  # nothing that was known is lost
         except ConfigError as error:
             log.warning("measured again: %s", error)
     make_directory(path.parent)
-    return profile(config, splits, path, strategies)
+    # Where nothing is cut, a split point may be one by default that the network does not have.
+    return profile(config, splits if parts_of(strategies)[0] else [], path, strategies)
 
 
 def _covers(measured: Measured, config: TrainConfig, splits: Sequence[str]) -> bool:

@@ -185,6 +185,28 @@ def test_a_split_point_is_measured_only_where_a_strategy_cuts(tmp_path, monkeypa
     assert asked == [[], ["layer2"]]
 
 
+def test_the_places_that_a_profile_has_stay_as_they_are_where_nothing_is_cut(tmp_path, monkeypatch):
+    asked = []
+
+    def profile(config, splits, path, strategies):
+        asked.append((splits, sorted(strategies)))
+        found = measured(config, splits)
+        found.settings["strategies"] = sorted(strategies)
+        write_profile(path, found)
+        return found
+
+    monkeypatch.setattr(auto, "profile", profile)
+    config, path = replace(OPEN, split="layer1"), tmp_path / "profile.json"
+
+    for strategies in (["hierarchical", "full-cloud"], ["full-cloud"], ["full-edge"]):
+        auto.measured_in(path, config, strategies)
+
+    assert asked == [
+        (["layer1"], ["full-cloud", "hierarchical"]),
+        (["layer1"], ["full-cloud", "full-edge", "hierarchical"]),
+    ]
+
+
 @pytest.mark.parametrize("other", [{"split": AUTO}, {"split": "layer3"}, {"link_rate": 2e6}])
 def test_a_profile_that_lacks_what_is_asked_for_is_measured_anew(tmp_path, monkeypatch, other):
     asked = []
