@@ -7,10 +7,12 @@ by SIGKILL. Nothing else is changed: each point is a real function of the daemon
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from common.durable import PARTIAL, Piece
 
 
 class Point(NamedTuple):
@@ -93,23 +95,24 @@ def _hooked(original: Callable[..., Any], point: Point, armed: Path) -> Callable
 
 
 def _torn_write(original: Callable[..., None], point: Point, armed: Path) -> Callable[..., None]:
-    def write(path: Path, *parts: bytes) -> None:
+    def write(path: Path, content: bytes | Iterable[Piece]) -> None:
         if armed.exists() and armed.read_text() == point.name:
-            data = b"".join(parts)
-            path.with_name(path.name + ".partial").write_bytes(data[: len(data) // 2])
+            data = content if isinstance(content, bytes) else b"".join(content)
+            path.with_name(path.name + PARTIAL).write_bytes(data[: len(data) // 2])
             die_at(point.name, armed)
-        original(path, *parts)
+        original(path, content)
 
     return write
 
 
-def _hook(point: Point, armed: Path) -> None:
+def hook(point: Point, armed: Path) -> None:
+    """Have this process die at a point, once `armed` says so."""
     owner: Any = import_module(point.module)
     *classes, name = point.function.split(".")
     for each in classes:
         owner = getattr(owner, each)
-    hook = _torn_write if name == "write_atomic" else _hooked
-    setattr(owner, name, hook(getattr(owner, name), point, armed))
+    made = _torn_write if name == "write_atomic" else _hooked
+    setattr(owner, name, made(getattr(owner, name), point, armed))
 
 
 def main() -> None:
@@ -118,7 +121,7 @@ def main() -> None:
     worker = program.removesuffix("-worker")
     for point in POINTS:
         if point.worker == worker:
-            _hook(point, Path(armed))
+            hook(point, Path(armed))
     cli = import_module(f"{worker}_worker.cli")
     cli.main.main(args=arguments, prog_name=program)
 

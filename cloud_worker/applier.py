@@ -148,10 +148,13 @@ class Applier:
 
     # -------------------------------------------------------------- what a checkpoint keeps
 
-    @property
-    def save_is_due(self) -> bool:
-        """Whether a checkpoint should be written, as much waits in memory for it."""
-        return self._gradients.save_is_due
+    def spill(self) -> None:
+        """Have gradients on the disk before the next checkpoint, if they take much memory.
+
+        Raises:
+            CheckpointError: the disk is full.
+        """
+        self._gradients.spill()
 
     def state(self) -> dict[str, Tensor]:
         """Return what a checkpoint needs, once all that it refers to is on the disk.

@@ -1,8 +1,9 @@
 """Gradients that a session has sent, kept until the edge has a checkpoint behind them.
 
 An edge that is killed computes its batches again from its checkpoint, and is given the same gradients again.
-They wait in memory for the session's next checkpoint, and go to the disk before it, all in one file: what a
-kill takes with it is of batches that are applied again, and give the same.
+They wait in memory and go to the disk before the session's next checkpoint, or once they are many, all in one
+file: what a kill takes with it, and what lies there of batches behind the checkpoint, is of batches that are
+applied again, and give the same.
 """
 
 import struct
@@ -12,14 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from common.durable import make_directory, write_atomic
+from common.durable import PARTIAL, make_directory, write_atomic
 from common.errors import CapacityError, CheckpointError, SessionError
 from common.units import format_size
 from common.wire.messages import Run
 from common.wire.records import max_content_bytes
 
-# In memory, before a checkpoint of the session is due.
-SAVE_AFTER_BYTES = 32 << 20
+# In memory.
+SPILL_AFTER_BYTES = 32 << 20
 # An edge saves whenever it has had 64 MiB of them, and the two checkpoints that it keeps stand before them.
 # Where so many of the largest are more, they are kept.
 MAX_BYTES = 512 << 20
@@ -73,6 +74,8 @@ class KeptGradients:
             CheckpointError: the files cannot be read.
         """
         try:
+            for partial in self._directory.glob(f"*{_SUFFIX}{PARTIAL}"):
+                partial.unlink()
             for path in sorted(self._directory.glob(f"{'[0-9]' * _DIGITS}{_SUFFIX}")):
                 if int(path.stem) >= applied:
                     path.unlink()
@@ -126,10 +129,14 @@ class KeptGradients:
             )
         return data
 
-    @property
-    def save_is_due(self) -> bool:
-        """Whether so much waits in memory that it should go to the disk, and a checkpoint behind it."""
-        return self._unsaved_bytes > SAVE_AFTER_BYTES
+    def spill(self) -> None:
+        """Have all that is kept on the disk, if much waits in memory.
+
+        Raises:
+            CheckpointError: the disk does not take it; it stays in memory.
+        """
+        if self._unsaved_bytes > SPILL_AFTER_BYTES:
+            self.save()
 
     def save(self) -> None:
         """Have all that is kept on the disk; a checkpoint may say afterwards that it was sent.

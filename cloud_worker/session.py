@@ -318,8 +318,10 @@ class Session:
             log.info("session %s: epoch %d is trained, %s", self._files.name, epoch, self.progress)
         evaluated = isinstance(record, EvaluationPart) and record.part + 1 == record.num_parts
         is_time = self._clock() - self._saved_at >= self._checkpoint_every_s
-        if epoch_ends or evaluated or is_time or self._applier.save_is_due:
+        if epoch_ends or evaluated or is_time:
             self._save()
+        else:
+            self._applier.spill()
 
     def _save(self) -> None:
         # Before the state, which says that the run is complete: the next save makes up for a full disk.

@@ -303,13 +303,13 @@ class Sessions:
 
     def _profile(self, run: Run, requests: Iterator[Request], is_wanted: Callable[[], bool]) -> BackProfile:
         """Measure; a frame of its own, so that nothing of it is held when it is over."""
-        needed = network_bytes(run)
-        self._make_room(needed)  # it takes as much as a session does
+        # First of all: the time in which it comes is the link's.
         sample = receive(
             run, requests, max(self.limits.window, MIN_RECORDS * max_content_bytes(run, run.bits))
         )
+        needed = network_bytes(run)
         with self._loading:
-            self._make_room(needed)  # others may have come meanwhile
+            self._make_room(needed)  # it takes as much as a session does
             self._profiled = needed
             back = self._build(run, CapacityError)
         before = self._served()

@@ -114,7 +114,9 @@ class TrainStream:
         ack = self._ack()
         yield ack  # first of all: a gradient is of a batch that was said to be applied
         while self._gradients_told < self._session.gradients_through(ack.applied):
-            yield from chunks_of(self._session.gradient(self._gradients_told), GRADIENT_CHUNK_BYTES)
+            for chunk in chunks_of(self._session.gradient(self._gradients_told), GRADIENT_CHUNK_BYTES):
+                yield chunk
+                self._quiet_since = time.monotonic()  # the edge waits for what comes down
             self._gradients_told += 1
 
     def _ack(self) -> Ack:

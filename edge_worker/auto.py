@@ -19,7 +19,7 @@ from common.strategies import STRATEGIES, find_strategy
 from common.units import format_duration, format_rate, format_size
 from edge_worker.config import AUTO, AUTO_BITS, TrainConfig, in_json
 from edge_worker.planner import Link, Plan, best_of, rank, verdict
-from edge_worker.profile import parts_of, profile
+from edge_worker.profile import machine_of, parts_of, profile
 from edge_worker.profile_file import Measured, emulated_link, link_of, read_profile
 
 log = logging.getLogger(__name__)
@@ -148,11 +148,14 @@ def _measured(config: TrainConfig, path: Path | None) -> Measured:
         return measured_in(config.run_dir / "profile.json", config)
     measured = _for_epochs(config, read_profile(path))
     check_same(config, measured, path)
-    if config.link_rate is None and measured.settings.get("link_rate") is not None:
-        raise ConfigError(
-            f"the profile {path} was measured for an emulated link of {format_rate(measured.link.up_bps)}; "
-            "give --link-rate here, too, or measure again without it"
-        )
+    _warn_of_others(config, measured, path)
+    for name in LINK if config.link_rate is None else ():
+        if getattr(config, name) is None and measured.settings.get(name) is not None:
+            flag = f"--{name.replace('_', '-')}"
+            raise ConfigError(
+                f"the profile {path} was measured with an emulated link; give {flag} here, too, or measure "
+                "again without it"
+            )
     return measured
 
 
@@ -166,6 +169,7 @@ def measured_in(path: Path, config: TrainConfig, strategies: Collection[str] = S
             had = measured.settings.get("strategies", STRATEGIES)
             has_places = not parts_of(strategies)[0] or _covers(measured, config, splits)
             if set(strategies) <= set(had) and has_places:
+                _warn_of_others(config, measured, path)
                 return _for_epochs(config, measured)
             strategies = {*strategies, *had}  # nothing that was known is lost
         except ConfigError as error:
@@ -173,6 +177,20 @@ def measured_in(path: Path, config: TrainConfig, strategies: Collection[str] = S
     make_directory(path.parent)
     # Where nothing is cut, a split point may be one by default that the network does not have.
     return profile(config, splits if parts_of(strategies)[0] else [], path, strategies)
+
+
+def _warn_of_others(config: TrainConfig, measured: Measured, path: Path) -> None:
+    """Say where a profile is of other machines: nothing else tells that its times are not those of these."""
+    here, cloud = machine_of(config), measured.settings.get("cloud")
+    if not measured.edge.startswith(f"{here}, threads"):
+        log.warning(
+            "the profile %s was measured on %s; this is %s: measure again here", path, measured.edge, here
+        )
+    if cloud not in (None, config.cloud):
+        log.warning(
+            "the profile %s was measured with the cloud at %s, not with %s: measure again if they differ",
+            *(path, cloud, config.cloud),
+        )
 
 
 def _covers(measured: Measured, config: TrainConfig, splits: Sequence[str]) -> bool:

@@ -122,6 +122,8 @@ def profile(config: TrainConfig, given: frozenset[str], strategies: str, splits:
     set_up_logging(config.log_level)
     check_folder(out)
     names = [name for each in splits.split(",") if (name := each.strip())]
+    if "split" in given and not names:
+        click.echo(f"every place is measured, not only --split {config.split}; --splits names some", err=True)
     measure(config, names, out, strategies_in(strategies))
     click.echo(f"wrote {out}; see what it says with: edge-worker plan --profile {out}")
 

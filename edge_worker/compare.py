@@ -151,6 +151,8 @@ def compare(comparison: Comparison) -> Ended:
         for number, cell in enumerate(cells, start=1):
             if results[cell.name] is not None:
                 continue
+            if stop.event.is_set():  # while the report was written
+                break
             log.info("cell %d of %d: %s at %s", number, len(cells), cell.label, cell.link)
             results[cell.name] = result = _result(comparison, cell, measured, stop)
             if result is None:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from common.console import table_console
 from common.units import format_duration, format_rate, format_size
-from edge_worker.planner import NO_TIME, Link, Plan, best_of, changes, rank, verdict
+from edge_worker.planner import FASTEST_BPS, NO_TIME, Link, Plan, best_of, changes, rank, verdict
 from edge_worker.profile_file import Measured
 
 SHOWN = 8
@@ -42,7 +42,7 @@ def show_plan(measured: Measured, link: Link, edge_memory: int | None, as_json: 
             else f"be {gain:.2f} times as fast, with {best_of(choices).name}"
         )
         click.echo(f"A link {times} times as fast would {would}.")
-    click.echo("The best choice by the uplink's rate:")
+    click.echo("The best choice by the uplink's rate, the downlink's in proportion:")
     for rate, choice in turns:
         click.echo(f"  from {format_rate(rate)}: {choice.name}")
 
@@ -55,10 +55,12 @@ def _print(measured: Measured, link: Link, ranked: list[Plan]) -> None:
     """Print two tables, so that either fits a narrow terminal."""
     shown = [each for each in ranked if each in ranked[:SHOWN] or each in _bests(ranked)]
     model, dataset = measured.settings.get("model"), measured.settings.get("dataset")
-    rates = (
-        f"{format_rate(link.up_bps)} up, {format_rate(link.down_bps)} down, {format_duration(link.latency_s)}"
+    down = "no bound" if link.down_bps >= FASTEST_BPS else format_rate(link.down_bps)
+    rates = f"{format_rate(link.up_bps)} up, {down} down, {format_duration(link.latency_s)}"
+    times = _table(
+        f"{model} on {dataset}, {rates}: one epoch of {measured.costs.epochs}",
+        ("time", "edge", "link", "cloud"),
     )
-    times = _table(f"{model} on {dataset}, {rates}: one epoch", ("time", "edge", "link", "cloud"))
     sizes = _table("what it sends in an epoch, and takes of the edge's memory", ("sent", "memory"))
     for each in shown:
         choice = (each.strategy, each.details or "")

@@ -110,6 +110,7 @@ class Costs:
     Attributes:
         batches: full ones that an epoch's images make, 2.5 where the third one is half as large.
         epochs: of the run; images that go up once are spread over them.
+        spool_memory: bytes that may wait in the edge's memory for the cloud to have them for good.
         whole: all on the edge; None where the edge could not.
         images: all in the cloud; None where the cloud could not.
         splits: the network parted, by split point.
@@ -117,6 +118,7 @@ class Costs:
 
     batches: float
     epochs: int
+    spool_memory: int
     whole: WholeCost | None
     images: ImagesCost | None
     splits: tuple[SplitCost, ...]
@@ -143,7 +145,7 @@ class Plan:
         edge_s, link_s, cloud_s: seconds in which each is busy.
         bytes_up: that go up.
         bytes_down: of gradients; what else comes down is next to nothing.
-        memory_bytes: the edge's peak.
+        memory_bytes: the edge's peak, with what waits at most for the cloud's second checkpoint behind it.
     """
 
     strategy: str
@@ -296,21 +298,24 @@ def _faster_ones(ranked: Sequence[Plan], method: Plan) -> list[Plan]:
 
 def _hierarchical(costs: Costs, split: SplitCost, bits: int, link: Link) -> Plan:
     coded = split.widths[bits]
-    edge_s = split.step_s + coded.encode_s - split.widths[split.bits].encode_s
+    # Never less than was measured: it may be the front, and not the encoder beside it, that took so long.
+    edge_s = split.step_s + max(0.0, coded.encode_s - split.widths[split.bits].encode_s)
     link_s = 8 * coded.bytes / link.up_bps
     busy = (edge_s, link_s, split.cloud_s)
     # The edge evaluates its exit at an epoch's end; the others work on meanwhile, if it is ahead of them.
     first_s = sum(busy) - max(busy) + 2 * link.latency_s
     later_s = max(0.0, first_s - costs.batches * (max(busy) - edge_s))
     fill_s = (first_s + (costs.epochs - 1) * later_s) / costs.epochs
-    return _plan(costs, METHOD, (split.split, bits), max(busy), busy, coded.bytes, split.memory_bytes, fill_s)
+    memory_bytes = _peak_bytes(costs, split.memory_bytes, coded.bytes)
+    return _plan(costs, METHOD, (split.split, bits), max(busy), busy, coded.bytes, memory_bytes, fill_s)
 
 
 def _split_learning(costs: Costs, split: SplitCost, chain: ChainCost, bits: int, link: Link) -> Plan:
     coded = split.widths[bits]
     edge_s = chain.forward_s + coded.encode_s + chain.learn_s
     link_s = 8 * coded.bytes / link.up_bps + 8 * chain.gradient_bytes / link.down_bps
-    chain_s = edge_s + link_s + chain.cloud_s + 2 * link.latency_s
+    chain_s = edge_s + link_s + chain.cloud_s
+    waits_s = math.ceil(costs.batches) * 2 * link.latency_s  # a small batch waits as long as a full one
     # An epoch is over when its last batch is applied: its gradient is still on the way then.
     over_s = 8 * chain.gradient_bytes / link.down_bps + chain.learn_s
     return _plan(
@@ -320,8 +325,8 @@ def _split_learning(costs: Costs, split: SplitCost, chain: ChainCost, bits: int,
         chain_s,
         (edge_s, link_s, chain.cloud_s),
         coded.bytes,
-        chain.memory_bytes,
-        -over_s,
+        _peak_bytes(costs, chain.memory_bytes, coded.bytes),
+        waits_s - over_s,
         batch_bytes_down=chain.gradient_bytes,
     )
 
@@ -340,7 +345,7 @@ def _full_cloud(costs: Costs, images: ImagesCost, link: Link, once: bool) -> Pla
         share * max(first) + (1 - share) * max(later),
         (busy[0], busy[1], busy[2]),
         share * images.bytes + (1 - share) * again,
-        images.memory_bytes,
+        _peak_bytes(costs, images.memory_bytes, images.bytes),
         share * (sum(first) - max(first) + 2 * link.latency_s),
         "once" if once else "resend",
     )
@@ -377,3 +382,8 @@ def _plan(
         bytes_down=costs.batches * batch_bytes_down,
         memory_bytes=memory_bytes,
     )
+
+
+def _peak_bytes(costs: Costs, measured: int, batch_bytes: int) -> int:
+    """Return the edge's peak with its records: two checkpoints of the cloud, one an epoch, must have them."""
+    return measured + round(min(costs.spool_memory, 2 * costs.batches * batch_bytes))

@@ -12,10 +12,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common.errors import CloudError, ConfigError, HeadwaterError
+from common.errors import (
+    CloudError,
+    ConfigError,
+    HeadwaterError,
+    NotOwnerError,
+    SessionError,
+    UnknownCallerError,
+    WireError,
+)
 from common.machine import describe_machine
 from common.models.split import part, split_points
 from common.strategies import STRATEGIES, find_strategy
+from common.training import resolve_device, resolve_precision
 from common.wire.messages import BackProfile
 from edge_worker.apart import apart
 from edge_worker.config import TrainConfig, in_json
@@ -62,6 +71,7 @@ def profile(
     if cuts:
         log.info("%d split points are measured, which takes half a minute for each or more", len(names))
     profiler.look_into(unfinished)
+    profiler.check()
     try:
         if sends_images or not cuts:  # one of them tells of cloud and link
             profiler.measure_images()
@@ -127,7 +137,8 @@ class _Profiler:
         self._batches = batches
         self._machine = machine
         settings = {name: in_json(getattr(config, name)) for name in SETTINGS}
-        self._settings: dict[str, Any] = {**settings, "splits": asked_for, "strategies": strategies}
+        asked = {"splits": asked_for, "strategies": strategies, "cloud": config.cloud}
+        self._settings: dict[str, Any] = {**settings, **asked}
         self._threads = {"beside a cloud": 0, "alone": 0}
         self._back: BackProfile | None = None  # what the cloud said first
         self._others = 0  # that the cloud served meanwhile
@@ -136,6 +147,10 @@ class _Profiler:
         self.images: ImagesCost | None = None
         self.splits: dict[str, SplitCost] = {}
         self.whole: WholeCost | None = None
+
+    def check(self) -> None:
+        """Raise what every call of the cloud would end with, before minutes are spent on this side."""
+        self._asked.check()
 
     def look_into(self, unfinished: Path) -> None:
         """Take what an earlier start has measured, if it was of the same training on this edge."""
@@ -213,6 +228,7 @@ class _Profiler:
             costs=Costs(
                 batches=self._batches,
                 epochs=self._config.epochs,
+                spool_memory=self._config.spool_memory,
                 whole=self.whole,
                 images=self.images,
                 splits=tuple(self.splits[name] for name in self._names if name in self.splits),
@@ -266,10 +282,10 @@ class _Profiler:
 
 @contextmanager
 def _left_out(what: str) -> Iterator[None]:
-    """Say that something cannot be measured, and go on; without a cloud others would fare no better."""
+    """Say that something cannot be measured, and go on, unless others would fare no better."""
     try:
         yield
-    except CloudError:
+    except (CloudError, NotOwnerError, SessionError, UnknownCallerError, WireError):
         raise
     except HeadwaterError as error:
         log.warning("%s is left out: %s", what, error)
@@ -293,8 +309,14 @@ def _looked_up(config: TrainConfig, splits: Sequence[str]) -> tuple[Sequence[str
     num_images, size = len(work.dataset.train), config.batch_size
     left_over = num_images % size == 1  # is not trained on
     batches = max(1.0, (num_images - left_over) / size)
-    machine = f"{describe_machine(work.device)}, {work.device.type}, {work.precision}"
-    return splits or split_points(work.spec), batches, machine
+    machine = machine_of(config)
+    return list(dict.fromkeys(splits)) or split_points(work.spec), batches, machine
+
+
+def machine_of(config: TrainConfig) -> str:
+    """Return the edge in words: the machine, the device and how it computes."""
+    device = resolve_device(config.device)
+    return f"{describe_machine(device)}, {device.type}, {resolve_precision(config.precision, device)}"
 
 
 def _cloud(back: BackProfile) -> str:

@@ -3,16 +3,17 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from itertools import cycle
 from typing import TypeVar
 
 import grpc
 
-from common.errors import CapacityError, WireError
+from common.errors import CapacityError, CloudError, WireError
 from common.link.framing import wire_bytes
 from common.wire import convert
 from common.wire.generated import training_pb2 as pb
 from common.wire.generated import training_pb2_grpc as pb_grpc
-from common.wire.messages import MAX_CHUNK_BYTES, BackProfile, Chunk, Hello, Request, Run
+from common.wire.messages import MAX_CHUNK_BYTES, BackProfile, Hello, Request, Run
 from common.wire.reassembly import chunks_of
 from edge_worker.access import endpoint
 from edge_worker.config import TrainConfig
@@ -26,6 +27,9 @@ log = logging.getLogger(__name__)
 # As many batches are sent as fit into so many bytes, but no fewer than two: a slow link takes long for them.
 SAMPLE_BYTES = 1 << 20
 MIN_BATCHES, MAX_BATCHES = 2, 4
+# The first ones time the link, too: where they are small they are repeated, as long as the cloud takes them,
+# until they are well above the 64 KiB that gRPC takes in at once.
+TIMED_BYTES, MAX_REPEATED = 256 << 10, 16
 CHUNK_BYTES = 64 << 10
 CALL_S = 900.0
 # While the cloud measures another edge's network, or is full.
@@ -57,38 +61,57 @@ class Asked:
         self._cloud.warn_of_clear()
         self._pause = pause
         self._clock = clock
+        self._has_timed = False
+
+    def check(self) -> None:
+        """Ask for one byte, so that what every call would end with is known before any work is done.
+
+        Raises:
+            CloudError: the cloud cannot be reached, or is busy for minutes.
+            HeadwaterError: it refuses.
+        """
+        with self._cloud.open() as channel:
+            stub = pb_grpc.TrainingStub(channel)  # type: ignore[no-untyped-call]
+            self._patiently(lambda: self._round_trip_s(stub))
 
     def ask(self, run: Run | None, records: Sequence[bytes]) -> BackProfile:
         """Return what the cloud measured of a run on some of these batches.
 
         Raises:
-            CapacityError: it has other work for minutes, took too long, or the run is too large for it.
-            CloudError: it cannot be reached.
+            CapacityError: it took too long, or the run is too large for it.
+            CloudError: it cannot be reached, or is busy for minutes.
             HeadwaterError: it refuses, or answers what cannot be.
         """
         assert run is not None  # whoever asks has a cloud
         hello = Hello(session_id=NO_SESSION, generation=1, run=run, losses_from=0)
-        requests: list[Request] = [hello, *_sample(records)]
-        return self._patiently(lambda: self._call(requests))
+        sample = sample_of(records, 0 if self._has_timed else TIMED_BYTES)
+        requests: list[Request] = [
+            hello,
+            *(chunk for each in sample for chunk in chunks_of(each, CHUNK_BYTES)),
+        ]
+        found = self._patiently(lambda: self._call(requests))
+        self._has_timed = True
+        return found
 
     def _patiently(self, call: Callable[[], T]) -> T:
         """Return what a call does, again and again as long as the cloud is full."""
-        for attempt in range(TRIES):
+        for _ in range(TRIES):
             try:
                 return call()
             except CapacityError as error:
-                if attempt + 1 == TRIES or "try again" not in str(error):
+                if "try again" not in str(error):
                     raise
-                log.info("%s; it is tried again in %.0f s", error, PAUSE_S)
-                self._pause(PAUSE_S)
-        raise AssertionError("the last attempt returns or raises")
+                busy = error
+            log.info("%s; it is tried again in %.0f s", busy, PAUSE_S)
+            self._pause(PAUSE_S)
+        raise CloudError(f"{busy}; it was so for {TRIES * PAUSE_S / 60:.0f} min, the same command goes on")
 
     def latency_s(self) -> float:
         """Return the seconds of one way: half of the shortest of some round trips.
 
         Raises:
-            CapacityError: the cloud sends to others for minutes.
-            HeadwaterError: the cloud cannot be reached, or refuses.
+            CloudError: the cloud cannot be reached, or is busy for minutes.
+            HeadwaterError: it refuses.
         """
         with self._cloud.open() as channel:
             stub = pb_grpc.TrainingStub(channel)  # type: ignore[no-untyped-call]
@@ -98,8 +121,8 @@ class Asked:
         """Return the downlink's rate in bit/s: how fast bytes come that the cloud sends for that.
 
         Raises:
-            CapacityError: the cloud sends to others for minutes.
-            HeadwaterError: the cloud cannot be reached, refuses, or sends too little.
+            CloudError: the cloud cannot be reached, or is busy for minutes.
+            HeadwaterError: it refuses, or sends too little.
         """
         return self._patiently(self._download)
 
@@ -156,12 +179,17 @@ def on_the_wire(record_bytes: int) -> int:
     return whole * wire_bytes(MAX_CHUNK_BYTES) + (wire_bytes(left) if left else 0)
 
 
-def _sample(records: Sequence[bytes]) -> list[Chunk]:
-    chunks: list[Chunk] = []
+def sample_of(records: Sequence[bytes], at_least: int) -> list[bytes]:
+    """Return the batches that are sent; some of them again, until they have `at_least` so many bytes."""
+    sample: list[bytes] = []
     sent = 0
-    for number, record in enumerate(records[:MAX_BATCHES]):
-        if number >= MIN_BATCHES and sent + len(record) > SAMPLE_BYTES:
+    for record in cycle(records):
+        count = len(sample)
+        is_enough = sent + len(record) > SAMPLE_BYTES or (
+            count >= min(MAX_BATCHES, len(records)) and sent >= at_least
+        )
+        if count == MAX_REPEATED or (count >= MIN_BATCHES and is_enough):
             break
-        chunks += chunks_of(record, CHUNK_BYTES)
+        sample.append(record)
         sent += len(record)
-    return chunks
+    return sample

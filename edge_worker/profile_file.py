@@ -15,7 +15,7 @@ from edge_worker.planner import FASTEST_BPS, Costs, Link
 
 T = TypeVar("T")
 
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -77,7 +77,7 @@ class TrainingServicer(object):
         edge  -> Note      at any time between chunks
         After the End record is durable the edge closes its side and the cloud ends the stream with OK.
 
-        But with "split-learning" no gradient travels: the cloud answers with losses and counts only.
+        Except with "split-learning" no gradient travels: the cloud answers with losses and counts only.
 
         Fails with
         INVALID_ARGUMENT    a field is missing, out of range or does not decode to what it claims

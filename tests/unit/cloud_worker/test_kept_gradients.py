@@ -160,14 +160,26 @@ def test_an_edge_that_never_saves_is_refused_before_the_disk_is_full(directory):
     kept.check_room()
 
 
-def test_much_in_memory_is_to_be_saved(kept, monkeypatch):
-    monkeypatch.setattr(kept_gradients, "SAVE_AFTER_BYTES", 1000)
+def test_much_in_memory_goes_to_the_disk(kept, directory, monkeypatch):
+    monkeypatch.setattr(kept_gradients, "SPILL_AFTER_BYTES", 1000)
     kept.keep(0, bytes(500))
-    assert not kept.save_is_due
+    kept.spill()
+    assert not directory.exists()
     kept.keep(1, bytes(500))
-    assert kept.save_is_due
+    kept.spill()
+    assert names(directory) == [0]
+    kept.keep(2, bytes(500))
+    kept.spill()
+    assert names(directory) == [0]
+
+
+def test_a_file_that_a_kill_left_half_written_is_gone_after_a_restart(kept, directory):
+    kept.keep(0, b"zero")
     kept.save()
-    assert not kept.save_is_due
+    (directory / "0000000000000003.gradients.partial").write_bytes(b"half")
+
+    assert again(directory, 3).read(0) == b"zero"
+    assert [path.name for path in directory.iterdir()] == ["0000000000000000.gradients"]
 
 
 def test_disk_space_is_set_aside_for_what_a_run_can_keep():

@@ -95,6 +95,21 @@ def test_more_than_a_window_of_batches_is_refused():
         receive(RUN, iter(pieces), 1 << 10)
 
 
+def test_batches_are_taken_in_before_the_network_is_looked_at(cloud, monkeypatch):
+    """The time in which they come is the link's, and not the cloud's."""
+    done = []
+    monkeypatch.setattr("cloud_worker.sessions.network_bytes", lambda run: done.append("looked") or 1)
+
+    def pieces():
+        for number in range(2):
+            yield from chunks_of(record_to_bytes(real_batch(RUN, number)), 1 << 20)
+        done.append("came")
+
+    cloud.sessions.profile(RUN, pieces(), lambda: True)
+
+    assert done == ["came", "looked"]
+
+
 def test_one_edge_at_a_time_and_one_that_says_nothing_more_is_let_go(tmp_path, monkeypatch):
     monkeypatch.setattr("cloud_worker.sessions.Back", CountingBack)
     monkeypatch.setattr("cloud_worker.service.PROFILE_S", 3.0)

@@ -8,6 +8,8 @@ from cloud_worker.ahead import Ready
 from common.errors import CheckpointError
 from common.wire.messages import End, EvaluationResult, Position, Skip
 from tests.unit.cloud_worker.fakes import (
+    SPLIT,
+    SlopedBack,
     apply,
     attached,
     durable,
@@ -95,6 +97,20 @@ def test_state_is_saved_with_the_end(session, stream):
     apply(session, stream, *batches(0, 1, 2, 3, 4, 5), End(6))
 
     assert position(session) == (Position(7), Position(7))
+
+
+def test_many_gradients_go_to_the_disk_and_a_checkpoint_does_not(tmp_path, monkeypatch):
+    """The edge waits for each; those behind the checkpoint are made again, the same."""
+    monkeypatch.setattr("cloud_worker.kept_gradients.SPILL_AFTER_BYTES", 0)
+    session = open_session(tmp_path, SlopedBack(), run=SPLIT)
+    apply(session, attached(session), *batches(0, 1))
+    assert len(list((tmp_path / SESSION / "gradients").iterdir())) == 2
+
+    again = open_session(tmp_path, SlopedBack(), run=SPLIT)
+    assert again.status().applied == Position(0)
+    apply(again, attached(again, 2), batch(0))
+
+    assert again.gradient(0) == session.gradient(0)
 
 
 def test_a_stream_that_ends_leaves_its_state_on_the_disk(session, stream, tmp_path):

@@ -7,6 +7,7 @@ import time
 import grpc
 import pytest
 
+from cloud_worker import stream as stream_module
 from cloud_worker.first_message import first_of
 from cloud_worker.limits import Limits
 from cloud_worker.stream import TrainStream
@@ -14,7 +15,7 @@ from common.errors import CloudError, WireError
 from common.wire.messages import Chunk, Position, Skip
 from common.wire.reassembly import chunks_of
 from common.wire.records import record_to_bytes
-from tests.unit.cloud_worker.fakes import CountingBack, open_session
+from tests.unit.cloud_worker.fakes import SPLIT, CountingBack, SlopedBack, open_session
 from tests.unit.records import batches, hello
 
 RECORDS = [record_to_bytes(record) for record in batches(0, 1, 2, 3, 4, 5)]
@@ -175,6 +176,28 @@ def test_an_edge_that_waits_for_a_slow_back_is_not_idle(serve, back):
     back.go.set()
     assert next(acks).applied == Position(1)
     silent.set()
+
+
+def test_an_edge_to_which_a_gradient_is_sent_slowly_is_not_idle(tmp_path, monkeypatch):
+    """It has to wait for it, and must not say more."""
+    monkeypatch.setattr(stream_module, "HEARTBEAT_S", 0.01)
+    monkeypatch.setattr(stream_module, "GRADIENT_CHUNK_BYTES", 4)
+    session, silent = open_session(tmp_path, SlopedBack(), run=SPLIT), threading.Event()
+    stream = TrainStream(session, hello(run=SPLIT), Limits(idle_timeout=0.2))
+    session.attach(hello(run=SPLIT), stream)
+    replies = stream.serve(quiet_after(RECORDS[:1], silent))
+
+    chunks = 0
+    for reply in replies:
+        if isinstance(reply, Chunk):
+            chunks += 1
+            time.sleep(0.05)
+        elif chunks:
+            break
+
+    assert chunks * 0.05 > 0.2  # and a sign of life came after them
+    silent.set()
+    replies.close()
 
 
 def test_a_stream_that_does_not_begin_is_given_up():

@@ -12,6 +12,7 @@ from edge_worker import auto
 from edge_worker.auto import SAME, check_same, settle_choice
 from edge_worker.config import AUTO, AUTO_BITS, TrainConfig, in_json
 from edge_worker.planner import FASTEST_BPS, Link, best_of, rank
+from edge_worker.profile import machine_of
 from edge_worker.profile_file import Measured, read_profile, write_profile
 from tests.unit.edge_worker.test_planner import COSTS, LINK
 
@@ -124,12 +125,29 @@ def test_a_profile_without_gradients_has_no_choice_for_those_who_need_them(tmp_p
         settle_choice(config, path)
 
 
-def test_a_profile_of_an_emulated_link_is_none_of_a_link_that_is_not(tmp_path):
+@pytest.mark.parametrize("emulated", [{"link_rate": 4e6}, {"link_rate_down": 1e6}, {"link_latency": 0.2}])
+def test_a_profile_of_an_emulated_link_is_none_of_a_link_that_is_not(tmp_path, emulated):
     path = tmp_path / "measured.json"
-    write_profile(path, measured(replace(OPEN, link_rate=4e6)))
+    write_profile(path, measured(replace(OPEN, **emulated)))
+    flag = next(iter(emulated)).replace("_", "-")
 
-    with pytest.raises(ConfigError, match="an emulated link of 4mbit; give --link-rate here, too"):
+    with pytest.raises(ConfigError, match=f"with an emulated link; give --{flag} here, too"):
         settle_choice(replace(OPEN, run_dir=tmp_path / "run"), path)
+    settle_choice(replace(OPEN, link_rate=1e7, run_dir=tmp_path / "told"), path)
+
+
+def test_a_profile_of_other_machines_is_taken_and_said(tmp_path, caplog):
+    path = tmp_path / "measured.json"
+    edge = f"{machine_of(OPEN)}, threads: 1 beside a cloud, 2 alone"
+    write_profile(path, replace(measured(), edge=edge, settings=measured().settings | {"cloud": OPEN.cloud}))
+    settle_choice(replace(OPEN, run_dir=tmp_path / "same"), path)
+    assert "was measured" not in caplog.text
+
+    write_profile(path, replace(measured(), settings=measured().settings | {"cloud": "far:1"}))
+    settle_choice(replace(OPEN, run_dir=tmp_path / "other"), path)
+
+    assert "was measured on a Pi; this is " in caplog.text
+    assert f"was measured with the cloud at far:1, not with {OPEN.cloud}" in caplog.text
 
 
 def test_without_a_profile_one_is_measured_once_and_anew_for_another_training(tmp_path, monkeypatch):

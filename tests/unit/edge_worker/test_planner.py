@@ -50,6 +50,7 @@ LATE = dataclasses.replace(
 COSTS = Costs(
     batches=10,
     epochs=5,
+    spool_memory=0,
     whole=WholeCost(step_s=1.0, memory_bytes=300 * MB),
     images=ImagesCost(
         coding="webp",
@@ -93,6 +94,40 @@ def test_what_an_epoch_takes_by_hand(name, epoch_s, bottleneck, bytes_up):
     assert found.bottleneck == bottleneck
     assert found.bytes_up == pytest.approx(bytes_up)
     assert found.bytes_down == (2_500_000 if "split-learning" in name else 0)
+
+
+def test_what_waits_for_the_cloud_s_second_checkpoint_is_in_the_edge_s_memory_up_to_a_limit():
+    """Two epochs of ten batches of 100, 200 or 50 kB."""
+    roomy, narrow = (dataclasses.replace(COSTS, spool_memory=room * MB) for room in (128, 3))
+    names = (
+        "hierarchical layer1, 4 bits",
+        "hierarchical layer1, 8 bits",
+        "full-cloud --images once",
+        "full-edge",
+    )
+
+    assert [plan(name, costs=roomy).memory_bytes / MB for name in names] == [102, 104, 51, 300]
+    assert [plan(name, costs=narrow).memory_bytes / MB for name in names] == [102, 103, 51, 300]
+
+
+def test_fewer_bits_take_the_edge_no_less_than_it_was_measured_with():
+    """It may be the front that took so long, and not the encoder beside it."""
+    slow = dataclasses.replace(
+        EARLY, widths={4: Coded(encode_s=0.3, bytes=1), 2: Coded(encode_s=0.01, bytes=1)}
+    )
+
+    found = plan("hierarchical layer1, 2 bits", costs=dataclasses.replace(COSTS, splits=(slow,)))
+
+    assert found.edge_s == pytest.approx(10 * slow.step_s)
+
+
+def test_a_small_batch_waits_for_a_round_trip_as_a_full_one_does():
+    far = dataclasses.replace(LINK, latency_s=0.5)
+    near = dataclasses.replace(LINK, latency_s=0.0)
+    costs = dataclasses.replace(COSTS, batches=1.25)
+    name = "split-learning layer1, 4 bits"
+
+    assert plan(name, far, costs).epoch_s - plan(name, near, costs).epoch_s == pytest.approx(2 * 1.0)
 
 
 def test_images_that_go_up_once_are_spread_over_the_epochs():

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from common.errors import CapacityError, ConfigError
+from common.errors import CapacityError, CloudError, ConfigError, SessionError, UnknownCallerError, WireError
 from common.wire.messages import BackProfile
 from edge_worker import profile
 from edge_worker.apart import BrokenOffError
@@ -30,6 +30,24 @@ BACK = BackProfile(
 )
 
 
+class FarCloud:
+    """Is there, far away, behind an ADSL line."""
+
+    def __init__(self, config):
+        pass
+
+    def check(self):
+        """Refuse nothing."""
+
+    def latency_s(self):
+        """Of one way."""
+        return 0.25
+
+    def down_bps(self):
+        """As fast as it comes."""
+        return 8e6
+
+
 @pytest.fixture
 def refused(monkeypatch):
     """Places that the cloud refuses, "" for the whole network; strategy and place that the edge cannot."""
@@ -45,25 +63,14 @@ def refused(monkeypatch):
             return EdgeCost(step_s=0.5, widths=widths, memory_bytes=1, threads=1, coding="png", records=("",))
         return EdgeCost(step_s=0.5, widths=widths, memory_bytes=1, threads=1, records=(config.split,))
 
-    class Cloud:
+    class Cloud(FarCloud):
         """Tells the same of each run."""
-
-        def __init__(self, config):
-            pass
 
         def ask(self, run, records):
             """Answer, or refuse."""
             if records[0] in places:
                 raise CapacityError("too large")
             return replace(BACK, others=2 if records[0] == "layer3" else 0)
-
-        def latency_s(self):
-            """Far away."""
-            return 0.25
-
-        def down_bps(self):
-            """As an ADSL line."""
-            return 8e6
 
     monkeypatch.setattr(profile, "apart", measure)
     monkeypatch.setattr(profile, "Asked", Cloud)
@@ -145,6 +152,36 @@ def test_a_cloud_that_serves_others_meanwhile_is_said_once(tmp_path, caplog):
     profile.profile(CONFIG, [*SPLITS, "layer2"], tmp_path / "profile.json")
 
     assert caplog.text.count("the cloud served others meanwhile, 2 at once") == 1
+
+
+@pytest.mark.usefixtures("refused")
+def test_a_cloud_that_refuses_everyone_is_known_before_anything_is_measured(tmp_path, monkeypatch):
+    def check(self):
+        raise UnknownCallerError("no such token")
+
+    monkeypatch.setattr(profile.Asked, "check", check)
+    monkeypatch.setattr(profile, "measure_edge", None)
+
+    with pytest.raises(UnknownCallerError, match="no such token"):
+        profile.profile(CONFIG, SPLITS, tmp_path / "profile.json")
+
+
+@pytest.mark.parametrize("error", [SessionError, WireError, CloudError])
+@pytest.mark.usefixtures("refused")
+def test_what_no_other_place_would_fare_better_with_ends_a_profile(tmp_path, monkeypatch, error):
+    def ask(self, run, records):
+        raise error("not with this cloud")
+
+    monkeypatch.setattr(profile.Asked, "ask", ask)
+    with pytest.raises(error, match="not with this cloud"):
+        profile.profile(CONFIG, SPLITS, tmp_path / "profile.json")
+
+
+@pytest.mark.usefixtures("refused")
+def test_a_place_that_is_named_twice_is_measured_once(tmp_path):
+    measured = profile.profile(CONFIG, ["layer3", "layer3"], tmp_path / "profile.json")
+
+    assert [each.split for each in measured.costs.splits] == ["layer3"]
 
 
 def test_where_all_is_refused_there_is_no_profile(refused, tmp_path):

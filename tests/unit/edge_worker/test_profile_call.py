@@ -5,7 +5,16 @@ import pytest
 from common.errors import CapacityError, CloudError, WireError
 from common.wire.records import record_to_bytes
 from edge_worker.config import TrainConfig
-from edge_worker.profile_call import DOWNLOAD_BYTES, Asked
+from edge_worker.profile_call import (
+    DOWNLOAD_BYTES,
+    MAX_BATCHES,
+    MAX_REPEATED,
+    MIN_BATCHES,
+    SAMPLE_BYTES,
+    TIMED_BYTES,
+    Asked,
+    sample_of,
+)
 from tests.unit.cloud_worker.edges import cloud_in_process
 from tests.unit.cloud_worker.fakes import real_batch, real_run
 
@@ -78,7 +87,9 @@ def test_a_cloud_that_is_full_is_asked_again(address, monkeypatch):
     assert len(pauses) == 3
 
     monkeypatch.setattr("cloud_worker.service.EXPORTS_AT_ONCE", 0)
-    with pytest.raises(CapacityError, match="which is its limit"):
+    with pytest.raises(
+        CloudError, match=r"which is its limit.*it was so for 5 min, the same command goes on"
+    ):
         asked(address, Clock(0.5), lambda _: None).down_bps()
 
 
@@ -102,3 +113,18 @@ def test_a_cloud_that_lacks_memory_for_a_step_does_not_take_the_network(address,
     monkeypatch.setattr("cloud_worker.back.Back.train", train)
     with pytest.raises(CapacityError, match="has not enough memory for this run just now"):
         asked(address, Clock(0.5)).ask(run, records)
+
+
+def test_small_batches_are_sent_again_to_time_the_link_but_once(address, monkeypatch):
+    """What gRPC takes in at once tells nothing of a link."""
+    run = real_run("resnet18", "layer4")
+    records = [record_to_bytes(real_batch(run, number)) for number in range(2)]
+    found = asked(address, Clock(0.5))
+    first = found.ask(run, records).received_bytes
+    second = found.ask(run, records).received_bytes
+
+    assert second < sum(map(len, records)) < TIMED_BYTES
+    assert first > second
+    assert len(sample_of(records, TIMED_BYTES)) == MAX_REPEATED
+    assert sample_of([bytes(SAMPLE_BYTES)] * 8, TIMED_BYTES) == [bytes(SAMPLE_BYTES)] * MIN_BATCHES
+    assert len(sample_of([bytes(100 << 10)] * 8, TIMED_BYTES)) == MAX_BATCHES

@@ -93,7 +93,7 @@ def test_the_tables_fit_a_narrow_terminal_and_have_the_best_of_each_strategy(cap
     show_plan(MEASURED, LINK, None, as_json=False)
 
     said = capsys.readouterr().out
-    assert "resnet18 on cifar10, 4mbit up, 8mbit down, 10ms: one epoch" in said
+    assert "resnet18 on cifar10, 4mbit up, 8mbit down, 10ms: one epoch of 5" in said
     tables = [line for line in said.splitlines() if line[:1] in "┃│"]
     assert all(len(line) <= 80 and "…" not in line for line in tables)
     for choice in ("split-learning", "--images once", "--images resend", "full-edge"):
