@@ -3,15 +3,14 @@
 python -m benchmarks.plan_accuracy [--data-dir ../shared/data] [--work DIR] [--quick] [--out FILE]
 
 Each strategy is trained for three epochs over each link, the edge on one core and the cloud on the other, and
-profiled before, between and after these trainings; the plan reckons with the mean. A host that is shared may
-be a quarter slower a few minutes later, which no plan can know: how far the single profiles are apart is
-reported, too. full-edge knows no rate, and is trained as often. What is written is kept below --work: a
-benchmark that was stopped goes on.
+profiled before, between and after these trainings; the plan reckons with the median, as that of
+`profile --rounds` does. A host that is shared may be a quarter slower a few minutes later, which no plan can
+know: how far the single profiles are apart is reported, too. full-edge knows no rate, and is trained as
+often. What is written is kept below --work: a benchmark that was stopped goes on.
 """
 
 import statistics
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,25 +24,11 @@ from benchmarks.strategies import CASES, QUICK, Case, settings_of
 from common.strategies import STRATEGIES
 from edge_worker.planner import Costs, Link, plan_of
 from edge_worker.profile_file import read_profile
+from edge_worker.profile_rounds import median_costs
 
 RATES = ("1mbit", "5mbit", "20mbit")
 WHERE = {"resnet18": ("layer2", 4), "vgg16": ("pool3", 4)}
 BAR, MEDIAN_BAR = 0.10, 0.05
-
-
-def mean_of(values: Sequence[Any]) -> Any:
-    """Return the mean of costs, field by field; what is no number is the first one's."""
-    first = values[0]
-    if is_dataclass(first) and not isinstance(first, type):
-        means = {
-            each.name: mean_of([getattr(value, each.name) for value in values]) for each in fields(first)
-        }
-        return replace(first, **means)
-    if isinstance(first, tuple):
-        return tuple(mean_of(each) for each in zip(*values, strict=True))
-    if isinstance(first, dict):
-        return {key: mean_of([value[key] for value in values]) for key in first}
-    return statistics.fmean(values) if isinstance(first, int | float) else first
 
 
 def predicted_s(costs: Costs, cell: dict[str, Any]) -> float:
@@ -74,7 +59,7 @@ def errors(
 
 def _error(report: Report, case: Case, rate: str, costs: Sequence[Costs], cell: dict[str, Any]) -> float:
     here = {"model": case.model, "rate": rate, "strategy": cell["strategy"]}
-    predicted, measured = predicted_s(mean_of(costs), cell), float(cell["epoch_s"])
+    predicted, measured = predicted_s(median_costs(costs), cell), float(cell["epoch_s"])
     report.figure("predicted_epoch_s", here, predicted, "s")
     report.figure("measured_epoch_s", here, measured, "s")
     single = [predicted_s(each, cell) for each in costs]

@@ -2,9 +2,9 @@
 
 python -m benchmarks.plan_choice [--data-dir ../shared/data] [--work DIR] [--quick] [--out FILE]
 
-Two networks are profiled at every split point, the edge on one core and the cloud on the other. At each of
-five link rates the plan's first four choices and two drawn at random from the others are trained on 1,000
-images. Then the first and the fastest of the others are trained again and again by turns, which of them
+Two networks are profiled at every split point, in ROUNDS, the edge on one core and the cloud on the other. At
+each of five link rates the plan's first four choices and two drawn at random from the others are trained on
+1,000 images. Then the first and the fastest of the others are trained again and again by turns, which of them
 goes first too, until the mean of their ratios is two standard errors away from what is judged, or MOST pairs
 are trained: a host that is shared may be a quarter slower a minute later, and of six times that are each
 measured once, the shortest is the luckiest. Only these pairs decide. What is measured is kept below --work: a
@@ -35,6 +35,7 @@ MODELS = ("resnet18", "vgg11")
 RATES = ("1mbit", "2mbit", "5mbit", "10mbit", "50mbit")
 IMAGES, EPOCHS = 1000, 3
 FIRST, DRAWN = 4, 2
+ROUNDS = 3
 WITHIN, SETTINGS_BAR = 0.05, 0.9
 FEWEST, MOST = 3, 6  # pairs
 
@@ -117,7 +118,8 @@ def main(report: Report, data_dir: Path, work: Path | None) -> None:
                 *"--warmup 5 --batch-size 50 --precision float32".split(),
             ]
             splits = "layer3" if report.quick else ""
-            path = profiled(here, *settings, "--splits", splits, "--link-rate", rates[0])
+            rounds = ["--rounds", "1" if report.quick else str(ROUNDS)]
+            path = profiled(here, *settings, *rounds, "--splits", splits, "--link-rate", rates[0])
             costs = read_profile(path).costs
             for number, rate in enumerate(rates):
                 bps = float(parse_rate(rate))

@@ -166,6 +166,14 @@ class Applier:
         self._gradients.save()
         return {**self._back.trainee.state(), **self._images.state()}
 
+    def begin(self) -> None:
+        """Drop what lies there without a checkpoint: a killed cloud's, which had none yet.
+
+        Raises:
+            CheckpointError: the disk does not let go of it.
+        """
+        self._gradients.restore(0)
+
     def load_state(self, tensors: dict[str, Tensor], applied: int) -> None:
         """Go on from what `state` returned after so many batches.
 

@@ -66,6 +66,7 @@ class KeptGradients:
         self._unsaved_bytes = 0
         self._places: dict[int, Place] = {}
         self._saved_bytes = 0
+        self._needed_from = 0
 
     def restore(self, applied: int) -> None:
         """Go on from a checkpoint that stands after so many batches; what was kept of later ones is dropped.
@@ -95,7 +96,9 @@ class KeptGradients:
             )
 
     def keep(self, seq: int, gradient: bytes) -> None:
-        """Keep what batch `seq` gave."""
+        """Keep what batch `seq` gave, unless the edge has said that it needs it no more."""
+        if seq < self._needed_from:
+            return
         with self._lock:
             self._unsaved[seq] = gradient
             self._unsaved_bytes += len(gradient) + OVERHEAD_BYTES
@@ -167,6 +170,7 @@ class KeptGradients:
             CheckpointError: the disk does not let go of a file.
         """
         with self._lock:
+            self._needed_from = max(self._needed_from, below)
             self._unsaved = {seq: each for seq, each in self._unsaved.items() if seq >= below}
             before = {place.path for place in self._places.values()}
             self._places = {seq: place for seq, place in self._places.items() if seq >= below}

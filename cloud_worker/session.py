@@ -344,6 +344,7 @@ class Session:
     def _restore(self) -> None:
         states = self._files.load_states()
         if not states:
+            self._applier.begin()
             return
         older = states[1].numbers["applied"] if len(states) > 1 else [0]
         self._number, tensors, numbers = states[0]

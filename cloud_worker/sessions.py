@@ -303,7 +303,8 @@ class Sessions:
 
     def _profile(self, run: Run, requests: Iterator[Request], is_wanted: Callable[[], bool]) -> BackProfile:
         """Measure; a frame of its own, so that nothing of it is held when it is over."""
-        # First of all: the time in which it comes is the link's.
+        self._make_room(0)
+        # Before the network is looked at: the time in which it comes is the link's.
         sample = receive(
             run, requests, max(self.limits.window, MIN_RECORDS * max_content_bytes(run, run.bits))
         )

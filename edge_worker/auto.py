@@ -12,14 +12,17 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import torch
+
 from common.durable import make_directory, write_atomic
 from common.errors import ConfigError
 from common.rundir import lock_run_dir
 from common.strategies import STRATEGIES, find_strategy
 from common.units import format_duration, format_rate, format_size
+from edge_worker.apart import apart
 from edge_worker.config import AUTO, AUTO_BITS, TrainConfig, in_json
 from edge_worker.planner import Link, Plan, best_of, rank, verdict
-from edge_worker.profile import machine_of, parts_of, profile
+from edge_worker.profile import machine_of, parts_of, profile, spool_memory_of
 from edge_worker.profile_file import Measured, emulated_link, link_of, read_profile
 
 log = logging.getLogger(__name__)
@@ -181,15 +184,17 @@ def measured_in(path: Path, config: TrainConfig, strategies: Collection[str] = S
 
 def _warn_of_others(config: TrainConfig, measured: Measured, path: Path) -> None:
     """Say where a profile is of other machines: nothing else tells that its times are not those of these."""
-    here, cloud = machine_of(config), measured.settings.get("cloud")
+    on_gpu = config.device != "cpu" and torch.cuda.is_available()  # whose memory this process is not to take
+    here = apart(machine_of, config) if on_gpu else machine_of(config)
+    pairs = []
     if not measured.edge.startswith(f"{here}, threads"):
+        pairs.append((f"on {measured.edge}", f"on {here}"))
+    if measured.address not in ("", config.cloud):
+        pairs.append((f"with the cloud at {measured.address}", f"with {config.cloud}"))
+    for there, this in pairs:
         log.warning(
-            "the profile %s was measured on %s; this is %s: measure again here", path, measured.edge, here
-        )
-    if cloud not in (None, config.cloud):
-        log.warning(
-            "the profile %s was measured with the cloud at %s, not with %s: measure again if they differ",
-            *(path, cloud, config.cloud),
+            "the profile %s was measured %s, and not %s; delete it and measure again if they differ",
+            *(path, there, this),
         )
 
 
@@ -201,5 +206,6 @@ def _covers(measured: Measured, config: TrainConfig, splits: Sequence[str]) -> b
 
 
 def _for_epochs(config: TrainConfig, measured: Measured) -> Measured:
-    """Return a profile as it is for as many epochs as the run has."""
-    return replace(measured, costs=replace(measured.costs, epochs=config.epochs))
+    """Return a profile as it is for as many epochs as the run has, and as much memory for its records."""
+    costs = replace(measured.costs, epochs=config.epochs, spool_memory=spool_memory_of(config))
+    return replace(measured, costs=costs)

@@ -306,7 +306,7 @@ def _hierarchical(costs: Costs, split: SplitCost, bits: int, link: Link) -> Plan
     first_s = sum(busy) - max(busy) + 2 * link.latency_s
     later_s = max(0.0, first_s - costs.batches * (max(busy) - edge_s))
     fill_s = (first_s + (costs.epochs - 1) * later_s) / costs.epochs
-    memory_bytes = _peak_bytes(costs, split.memory_bytes, coded.bytes)
+    memory_bytes = _peak_bytes(costs, split.memory_bytes, coded.bytes, coded.bytes)
     return _plan(costs, METHOD, (split.split, bits), max(busy), busy, coded.bytes, memory_bytes, fill_s)
 
 
@@ -325,7 +325,7 @@ def _split_learning(costs: Costs, split: SplitCost, chain: ChainCost, bits: int,
         chain_s,
         (edge_s, link_s, chain.cloud_s),
         coded.bytes,
-        _peak_bytes(costs, chain.memory_bytes, coded.bytes),
+        _peak_bytes(costs, chain.memory_bytes, coded.bytes, coded.bytes),
         waits_s - over_s,
         batch_bytes_down=chain.gradient_bytes,
     )
@@ -345,7 +345,7 @@ def _full_cloud(costs: Costs, images: ImagesCost, link: Link, once: bool) -> Pla
         share * max(first) + (1 - share) * max(later),
         (busy[0], busy[1], busy[2]),
         share * images.bytes + (1 - share) * again,
-        _peak_bytes(costs, images.memory_bytes, images.bytes),
+        _peak_bytes(costs, images.memory_bytes, images.bytes, again),
         share * (sum(first) - max(first) + 2 * link.latency_s),
         "once" if once else "resend",
     )
@@ -384,6 +384,13 @@ def _plan(
     )
 
 
-def _peak_bytes(costs: Costs, measured: int, batch_bytes: int) -> int:
-    """Return the edge's peak with its records: two checkpoints of the cloud, one an epoch, must have them."""
-    return measured + round(min(costs.spool_memory, 2 * costs.batches * batch_bytes))
+def _peak_bytes(costs: Costs, measured: int, *batch_bytes: int) -> int:
+    """Return the edge's peak with its records: two checkpoints of the cloud, one an epoch, must have them.
+
+    Args:
+        costs: of the training.
+        measured: the peak without them.
+        batch_bytes: of a record in the first epoch, and in the second.
+    """
+    kept = sum(costs.batches * each for each in batch_bytes[: costs.epochs])
+    return measured + round(min(costs.spool_memory, kept))

@@ -19,7 +19,6 @@ from common.errors import (
     NotOwnerError,
     SessionError,
     UnknownCallerError,
-    WireError,
 )
 from common.machine import describe_machine
 from common.models.split import part, split_points
@@ -32,6 +31,7 @@ from edge_worker.planner import FASTEST_BPS, METHOD, ChainCost, Costs, ImagesCos
 from edge_worker.profile_call import Asked, on_the_wire
 from edge_worker.profile_edge import EdgeCost, measure_edge
 from edge_worker.profile_file import Measured, emulated_link, link_of, read_profile, write_profile
+from edge_worker.profile_rounds import median_costs, most_apart
 from edge_worker.run import Work
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,11 @@ UNFINISHED = ".unfinished"
 
 
 def profile(
-    config: TrainConfig, splits: Sequence[str], path: Path, strategies: Collection[str] = STRATEGIES
+    config: TrainConfig,
+    splits: Sequence[str],
+    path: Path,
+    strategies: Collection[str] = STRATEGIES,
+    rounds: int = 1,
 ) -> Measured:
     """Measure strategies of a run and write the profile; what cannot be measured is left out, and said.
 
@@ -58,6 +62,7 @@ def profile(
         splits: where to cut; none for all friendly places.
         path: the file; until it is whole, what there is lies beside it.
         strategies: those that it must tell of; hierarchical is measured wherever the network is cut.
+        rounds: how often all of it is measured, one time after the other; the profile has the median.
 
     Raises:
         HeadwaterError: the settings are wrong, the cloud is not to be had, or nothing was measured.
@@ -65,27 +70,47 @@ def profile(
     config = replace(config, bits=config.bits or STEP_BITS)
     # In a process of its own: what it builds would take memory as long as others are measured.
     names, batches, machine = apart(_looked_up, config, splits)
-    cuts, sends_images, stays = parts_of(strategies)
-    unfinished = path.with_name(path.name + UNFINISHED)
-    profiler = _Profiler(config, list(splits), names, batches, machine, sorted(strategies))
-    if cuts:
+    if parts_of(strategies)[0]:
         log.info("%d split points are measured, which takes half a minute for each or more", len(names))
-    profiler.look_into(unfinished)
-    profiler.check()
+    found, files = [], []
     try:
-        if sends_images or not cuts:  # one of them tells of cloud and link
-            profiler.measure_images()
-        if cuts:
-            _measure_splits(profiler, names, unfinished)
-        if stays:
-            profiler.measure_whole()
+        for number in range(1, rounds + 1):
+            if rounds > 1:
+                log.info("round %d of %d", number, rounds)
+            files.append(path.with_name(path.name + UNFINISHED + (str(number) if number > 1 else "")))
+            profiler = _Profiler(config, list(splits), names, batches, machine, sorted(strategies))
+            found.append(_measure(profiler, names, files[-1], strategies))
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C and SIGTERM
         log.warning("stopped while measuring; the same command goes on")
         raise
-    measured = profiler.measured()
+    measured = replace(found[0], costs=median_costs([each.costs for each in found]))
     write_profile(path, measured)
-    unfinished.unlink(missing_ok=True)
+    for each in files:
+        each.unlink(missing_ok=True)
+    if rounds > 1:
+        log.info("the rounds are apart by up to %.0f %%: %s", *_apart(found))
     return measured
+
+
+def _apart(found: Sequence[Measured]) -> tuple[float, str]:
+    share, name = most_apart([each.costs for each in found])
+    return 100 * share, name
+
+
+def _measure(
+    profiler: "_Profiler", names: Sequence[str], unfinished: Path, strategies: Collection[str]
+) -> Measured:
+    """Measure everything once, but for the split points that an earlier start has left in a file."""
+    cuts, sends_images, stays = parts_of(strategies)
+    profiler.look_into(unfinished)
+    profiler.check()
+    if sends_images or not cuts:  # one of them tells of cloud and link
+        profiler.measure_images()
+    if cuts:
+        _measure_splits(profiler, names, unfinished)
+    if stays:
+        profiler.measure_whole()
+    return profiler.measured()
 
 
 def parts_of(strategies: Collection[str]) -> tuple[bool, bool, bool]:
@@ -137,8 +162,7 @@ class _Profiler:
         self._batches = batches
         self._machine = machine
         settings = {name: in_json(getattr(config, name)) for name in SETTINGS}
-        asked = {"splits": asked_for, "strategies": strategies, "cloud": config.cloud}
-        self._settings: dict[str, Any] = {**settings, **asked}
+        self._settings: dict[str, Any] = {**settings, "splits": asked_for, "strategies": strategies}
         self._threads = {"beside a cloud": 0, "alone": 0}
         self._back: BackProfile | None = None  # what the cloud said first
         self._others = 0  # that the cloud served meanwhile
@@ -224,11 +248,12 @@ class _Profiler:
             settings=self._settings,
             edge=f"{self._machine}, threads: {threads}",
             cloud=_cloud(self._back),
+            address=self._config.cloud,
             link=self._link(self._back),
             costs=Costs(
                 batches=self._batches,
                 epochs=self._config.epochs,
-                spool_memory=self._config.spool_memory,
+                spool_memory=spool_memory_of(self._config),
                 whole=self.whole,
                 images=self.images,
                 splits=tuple(self.splits[name] for name in self._names if name in self.splits),
@@ -285,7 +310,7 @@ def _left_out(what: str) -> Iterator[None]:
     """Say that something cannot be measured, and go on, unless others would fare no better."""
     try:
         yield
-    except (CloudError, NotOwnerError, SessionError, UnknownCallerError, WireError):
+    except (CloudError, NotOwnerError, SessionError, UnknownCallerError):
         raise
     except HeadwaterError as error:
         log.warning("%s is left out: %s", what, error)
@@ -311,6 +336,11 @@ def _looked_up(config: TrainConfig, splits: Sequence[str]) -> tuple[Sequence[str
     batches = max(1.0, (num_images - left_over) / size)
     machine = machine_of(config)
     return list(dict.fromkeys(splits)) or split_points(work.spec), batches, machine
+
+
+def spool_memory_of(config: TrainConfig) -> int:
+    """Return how many bytes of records a run keeps in memory at most."""
+    return min(config.spool, config.spool_memory)
 
 
 def machine_of(config: TrainConfig) -> str:

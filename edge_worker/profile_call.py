@@ -78,7 +78,7 @@ class Asked:
         """Return what the cloud measured of a run on some of these batches.
 
         Raises:
-            CapacityError: it took too long, or the run is too large for it.
+            CapacityError: it took too long, or the run is too large for it, or for what others leave of it.
             CloudError: it cannot be reached, or is busy for minutes.
             HeadwaterError: it refuses, or answers what cannot be.
         """
@@ -95,16 +95,21 @@ class Asked:
 
     def _patiently(self, call: Callable[[], T]) -> T:
         """Return what a call does, again and again as long as the cloud is full."""
-        for _ in range(TRIES):
+        for attempt in range(1, TRIES + 1):
             try:
                 return call()
             except CapacityError as error:
                 if "try again" not in str(error):
                     raise
-                busy = error
-            log.info("%s; it is tried again in %.0f s", busy, PAUSE_S)
-            self._pause(PAUSE_S)
-        raise CloudError(f"{busy}; it was so for {TRIES * PAUSE_S / 60:.0f} min, the same command goes on")
+                if attempt == TRIES:
+                    if "memory" in str(error):  # another place may take less of it
+                        raise
+                    raise CloudError(
+                        f"{error} (it said so {TRIES} times); the same command goes on"
+                    ) from error
+                log.info("%s; it is tried again in %.0f s", error, PAUSE_S)
+                self._pause(PAUSE_S)
+        raise AssertionError("the last attempt returns or raises")
 
     def latency_s(self) -> float:
         """Return the seconds of one way: half of the shortest of some round trips.

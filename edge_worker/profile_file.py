@@ -25,6 +25,7 @@ class Measured:
     Attributes:
         settings: of the training that it is of.
         edge, cloud: the machines, in words.
+        address: of the cloud.
         link: as it was emulated or measured.
         costs: what was measured.
         made: when, ISO 8601, UTC.
@@ -35,6 +36,7 @@ class Measured:
     cloud: str
     link: Link
     costs: Costs
+    address: str = ""
     made: str = ""
 
 

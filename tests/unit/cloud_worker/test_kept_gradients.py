@@ -103,6 +103,17 @@ def test_what_the_edge_needs_no_more_is_gone_also_what_an_earlier_life_kept(kept
     back.save()
 
 
+def test_what_was_said_not_to_be_needed_is_not_kept_when_it_is_applied_again(directory):
+    back = again(directory, 0)
+    back.forget(below=2)
+    for seq in range(3):
+        back.keep(seq, b"x")
+    back.save()
+
+    gone(back, 1)
+    assert (back.read(2), names(directory)) == (b"x", [2])
+
+
 def test_a_session_without_gradients_makes_no_directory(kept, directory):
     kept.save()
     kept.forget(below=9)

@@ -108,6 +108,7 @@ def test_many_gradients_go_to_the_disk_and_a_checkpoint_does_not(tmp_path, monke
 
     again = open_session(tmp_path, SlopedBack(), run=SPLIT)
     assert again.status().applied == Position(0)
+    assert not list((tmp_path / SESSION / "gradients").iterdir())
     apply(again, attached(again, 2), batch(0))
 
     assert again.gradient(0) == session.gradient(0)

@@ -14,8 +14,10 @@ from edge_worker.config import AUTO, AUTO_BITS, TrainConfig, in_json
 from edge_worker.planner import FASTEST_BPS, Link, best_of, rank
 from edge_worker.profile import machine_of
 from edge_worker.profile_file import Measured, read_profile, write_profile
-from tests.unit.edge_worker.test_planner import COSTS, LINK
+from tests.unit.edge_worker.test_planner import COSTS as PLANNED
+from tests.unit.edge_worker.test_planner import LINK
 
+COSTS = replace(PLANNED, spool_memory=TrainConfig().spool_memory)
 OPEN = TrainConfig(split=AUTO, bits=AUTO_BITS, epochs=COSTS.epochs)
 
 
@@ -139,15 +141,15 @@ def test_a_profile_of_an_emulated_link_is_none_of_a_link_that_is_not(tmp_path, e
 def test_a_profile_of_other_machines_is_taken_and_said(tmp_path, caplog):
     path = tmp_path / "measured.json"
     edge = f"{machine_of(OPEN)}, threads: 1 beside a cloud, 2 alone"
-    write_profile(path, replace(measured(), edge=edge, settings=measured().settings | {"cloud": OPEN.cloud}))
+    write_profile(path, replace(measured(), edge=edge, address=OPEN.cloud))
     settle_choice(replace(OPEN, run_dir=tmp_path / "same"), path)
     assert "was measured" not in caplog.text
 
-    write_profile(path, replace(measured(), settings=measured().settings | {"cloud": "far:1"}))
+    write_profile(path, replace(measured(), address="far:1"))
     settle_choice(replace(OPEN, run_dir=tmp_path / "other"), path)
 
-    assert "was measured on a Pi; this is " in caplog.text
-    assert f"was measured with the cloud at far:1, not with {OPEN.cloud}" in caplog.text
+    assert f"was measured on a Pi, and not on {machine_of(OPEN)}; delete it and measure again" in caplog.text
+    assert f"was measured with the cloud at far:1, and not with {OPEN.cloud}; delete it" in caplog.text
 
 
 def test_without_a_profile_one_is_measured_once_and_anew_for_another_training(tmp_path, monkeypatch):

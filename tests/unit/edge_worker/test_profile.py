@@ -1,10 +1,11 @@
 """What a profile makes of a cloud that does not take everything; what edge and cloud measure is made up."""
 
+from collections import Counter
 from dataclasses import replace
 
 import pytest
 
-from common.errors import CapacityError, CloudError, ConfigError, SessionError, UnknownCallerError, WireError
+from common.errors import CapacityError, CloudError, ConfigError, SessionError, UnknownCallerError
 from common.wire.messages import BackProfile
 from edge_worker import profile
 from edge_worker.apart import BrokenOffError
@@ -166,7 +167,7 @@ def test_a_cloud_that_refuses_everyone_is_known_before_anything_is_measured(tmp_
         profile.profile(CONFIG, SPLITS, tmp_path / "profile.json")
 
 
-@pytest.mark.parametrize("error", [SessionError, WireError, CloudError])
+@pytest.mark.parametrize("error", [SessionError, UnknownCallerError, CloudError])
 @pytest.mark.usefixtures("refused")
 def test_what_no_other_place_would_fare_better_with_ends_a_profile(tmp_path, monkeypatch, error):
     def ask(self, run, records):
@@ -182,6 +183,49 @@ def test_a_place_that_is_named_twice_is_measured_once(tmp_path):
     measured = profile.profile(CONFIG, ["layer3", "layer3"], tmp_path / "profile.json")
 
     assert [each.split for each in measured.costs.splits] == ["layer3"]
+
+
+@pytest.mark.usefixtures("refused")
+def test_of_several_rounds_a_profile_has_the_median_of_those_that_have_a_part(tmp_path, monkeypatch, caplog):
+    """Of three rounds the cloud is slow in one, and refuses a place in another."""
+    caplog.set_level("INFO")
+    asked = Counter()
+
+    def ask(self, run, records):
+        asked[records[0]] += 1
+        if (records[0], asked[records[0]]) == ("layer3", 2):
+            raise CapacityError("too large")
+        return replace(BACK, step_s=0.4 if asked[records[0]] == 3 else 0.1)
+
+    monkeypatch.setattr(profile.Asked, "ask", ask)
+
+    costs = profile.profile(CONFIG, SPLITS, tmp_path / "profile.json", rounds=3).costs
+
+    assert [each.split for each in costs.splits] == SPLITS
+    assert [each.cloud_s for each in costs.splits] == pytest.approx([0.1, 0.25, 0.1])
+    assert (costs.images.cloud_s, costs.whole.step_s) == (0.1, 0.5)
+    assert "the rounds are apart by up to 300 %: the cloud's step" in caplog.text
+    assert [path.name for path in tmp_path.iterdir()] == ["profile.json"]
+
+
+@pytest.mark.usefixtures("refused")
+def test_rounds_that_were_stopped_go_on_with_the_place_that_was_not_measured(tmp_path, monkeypatch):
+    asked = []
+
+    def ask(self, run, records):
+        asked.append(records[0])
+        if len(asked) == 7:  # the whole and three places; the whole and one
+            raise KeyboardInterrupt
+        return BACK
+
+    monkeypatch.setattr(profile.Asked, "ask", ask)
+    with pytest.raises(KeyboardInterrupt):
+        profile.profile(CONFIG, SPLITS, tmp_path / "profile.json", rounds=2)
+    assert not (tmp_path / "profile.json").exists()
+
+    profile.profile(CONFIG, SPLITS, tmp_path / "profile.json", rounds=2)
+
+    assert asked[4:] == ["", "layer1", "layer3", "", "", "layer3", "layer4"]
 
 
 def test_where_all_is_refused_there_is_no_profile(refused, tmp_path):

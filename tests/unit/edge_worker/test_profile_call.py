@@ -88,7 +88,7 @@ def test_a_cloud_that_is_full_is_asked_again(address, monkeypatch):
 
     monkeypatch.setattr("cloud_worker.service.EXPORTS_AT_ONCE", 0)
     with pytest.raises(
-        CloudError, match=r"which is its limit.*it was so for 5 min, the same command goes on"
+        CloudError, match=r"which is its limit.*\(it said so 30 times\); the same command goes on"
     ):
         asked(address, Clock(0.5), lambda _: None).down_bps()
 
