@@ -70,9 +70,7 @@ class Asked:
             CloudError: the cloud cannot be reached, or is busy for minutes.
             HeadwaterError: it refuses.
         """
-        with self._cloud.open() as channel:
-            stub = pb_grpc.TrainingStub(channel)  # type: ignore[no-untyped-call]
-            self._patiently(lambda: self._round_trip_s(stub))
+        self._round_trips_s(1)
 
     def ask(self, run: Run | None, records: Sequence[bytes]) -> BackProfile:
         """Return what the cloud measured of a run on some of these batches.
@@ -118,9 +116,7 @@ class Asked:
             CloudError: the cloud cannot be reached, or is busy for minutes.
             HeadwaterError: it refuses.
         """
-        with self._cloud.open() as channel:
-            stub = pb_grpc.TrainingStub(channel)  # type: ignore[no-untyped-call]
-            return min(self._patiently(lambda: self._round_trip_s(stub)) for _ in range(ROUND_TRIPS)) / 2
+        return min(self._round_trips_s(ROUND_TRIPS)) / 2
 
     def down_bps(self) -> float:
         """Return the downlink's rate in bit/s: how fast bytes come that the cloud sends for that.
@@ -152,6 +148,11 @@ class Asked:
         if not received or not took:
             raise WireError(f"the cloud sent too little of {DOWNLOAD_BYTES} bytes to time the downlink with")
         return 8 * received / took
+
+    def _round_trips_s(self, count: int) -> list[float]:
+        with self._cloud.open() as channel:
+            stub = pb_grpc.TrainingStub(channel)  # type: ignore[no-untyped-call]
+            return [self._patiently(lambda: self._round_trip_s(stub)) for _ in range(count)]
 
     def _round_trip_s(self, stub: pb_grpc.TrainingStub) -> float:
         """Have one byte sent, which is the shortest question and the shortest answer."""
