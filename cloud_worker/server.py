@@ -30,6 +30,8 @@ from common.wire.generated import training_pb2_grpc as pb_grpc
 log = logging.getLogger(__name__)
 
 DRAIN_S = 20.0
+# Gradients of the back's weights come and go at each step, and are larger than an edge's tensors.
+LARGEST_IN_HEAP = 16 << 20
 TAKEN = "the port is taken or the address is not this machine's"
 # Each holds a descriptor, and a process that has none left cannot save: often it has 1024.
 MAX_CONNECTIONS = 512
@@ -80,7 +82,7 @@ def serve(config: ServeConfig) -> None:
     """
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    tune_malloc()
+    tune_malloc(LARGEST_IN_HEAP, keeps_pieces=True)
     _check_models(config)
     door = Door.read(config)
     lock_run_dir(config.run_dir)

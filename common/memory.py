@@ -12,11 +12,13 @@ import torch
 from common.errors import CloudError, HeadwaterError
 
 # From glibc's malloc.h, and what is set there.
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -2, -3, -8
 HEAPS = 2
 # What is larger would leave holes in the heaps: an edge of VGG-16 peaked a fifth higher with 32 MiB.
 LARGEST_IN_HEAP = 8 << 20
 KEPT_FREE = 1 << 30
+# Of such pieces the heaps are made that are not the first thread's.
+PIECE = 64 << 20
 # Where Linux tells a container's limit: with control groups of version 2, and of version 1.
 CONTAINER_LIMITS = (
     Path("/sys/fs/cgroup/memory.max"),
@@ -26,7 +28,7 @@ CONTAINER_LIMITS = (
 _libc = ctypes.CDLL(None)
 
 
-def tune_malloc(largest_in_heap: int = LARGEST_IN_HEAP) -> None:
+def tune_malloc(largest_in_heap: int = LARGEST_IN_HEAP, keeps_pieces: bool = False) -> None:
     """Have malloc keep most of what one step frees for the next one, in two heaps; only glibc's does so.
 
     By itself it gives tensors of a few hundred KiB and more back to the machine, which hands them out again
@@ -36,12 +38,15 @@ def tune_malloc(largest_in_heap: int = LARGEST_IN_HEAP) -> None:
 
     Args:
         largest_in_heap: bytes of the largest tensor that is kept, at most 32 MiB.
+        keeps_pieces: whether the heap of other threads keeps what is wholly free of it, too.
     """
     mallopt = getattr(_libc, "mallopt", None)
     if mallopt is not None:
         mallopt(M_ARENA_MAX, HEAPS)
         mallopt(M_MMAP_THRESHOLD, largest_in_heap)
         mallopt(M_TRIM_THRESHOLD, KEPT_FREE)
+        if keeps_pieces:  # it gives none back that it would have to ask for in advance
+            mallopt(M_TOP_PAD, PIECE)
 
 
 def release_what_is_left() -> None:

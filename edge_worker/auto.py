@@ -18,10 +18,10 @@ from common.durable import make_directory, write_atomic
 from common.errors import ConfigError
 from common.rundir import lock_run_dir
 from common.strategies import STRATEGIES, find_strategy
-from common.units import format_duration, format_rate, format_size
+from common.units import format_duration, format_rate
 from edge_worker.apart import apart
 from edge_worker.config import AUTO, AUTO_BITS, TrainConfig, in_json
-from edge_worker.planner import Link, Plan, best_of, rank, verdict
+from edge_worker.planner import Link, Plan, best_of, none_fits, rank, verdict
 from edge_worker.profile import machine_of, parts_of, profile, spool_memory_of
 from edge_worker.profile_file import Measured, emulated_link, link_of, read_profile
 
@@ -119,11 +119,7 @@ def choose(config: TrainConfig, measured: Measured, link: Link, edge_memory: int
         )
     fitting = [each for each in known if edge_memory is None or each.memory_bytes <= edge_memory]
     if not fitting:
-        least = min(known, key=lambda each: each.memory_bytes)
-        raise ConfigError(
-            f"nothing fits into --edge-memory {format_size(edge_memory or 0)}: the least is "
-            f"{format_size(least.memory_bytes)}, of {least.name}"
-        )
+        raise ConfigError(none_fits(known, edge_memory or 0))
     return best_of(fitting)
 
 

@@ -10,7 +10,17 @@ from rich.table import Table
 
 from common.console import table_console
 from common.units import format_duration, format_rate, format_size
-from edge_worker.planner import FASTEST_BPS, NO_TIME, Link, Plan, best_of, changes, rank, verdict
+from edge_worker.planner import (
+    FASTEST_BPS,
+    NO_TIME,
+    Link,
+    Plan,
+    best_of,
+    changes,
+    none_fits,
+    rank,
+    verdict,
+)
 from edge_worker.profile_file import Measured
 
 SHOWN = 8
@@ -22,11 +32,14 @@ def show_plan(measured: Measured, link: Link, edge_memory: int | None, as_json: 
     ranked = rank(measured.costs, link, edge_memory)
     turns = changes(measured.costs, link.down_bps / link.up_bps, link.latency_s, edge_memory)
     faster = [(times, rank(measured.costs, _faster(link, times), edge_memory)) for times in FASTER]
+    told = verdict(ranked) if ranked else none_fits(rank(measured.costs, link), edge_memory or 0)
     if as_json:
-        click.echo(json.dumps(_document(measured, link, ranked, turns, faster), indent=2, default=str))
+        document = _document(measured, link, ranked, told, turns, faster)
+        click.echo(json.dumps(document, indent=2, default=str))
         return
-    _print(measured, link, ranked)
-    click.echo(verdict(ranked) + ".")
+    if ranked:
+        _print(measured, link, ranked)
+    click.echo(told + ".")
     if not ranked:
         return
     if best_of(ranked) != ranked[0]:
@@ -98,6 +111,7 @@ def _document(
     measured: Measured,
     link: Link,
     ranked: list[Plan],
+    told: str,
     turns: list[tuple[float, Plan]],
     faster: list[tuple[int, list[Plan]]],
 ) -> dict[str, Any]:
@@ -106,7 +120,7 @@ def _document(
         "edge": measured.edge,
         "cloud": measured.cloud,
         "link": asdict(link),
-        "verdict": verdict(ranked),
+        "verdict": told,
         "plans": [{**asdict(each), "bottleneck": each.bottleneck} for each in ranked],
         "changes": [{"from_bps": rate, "choice": choice.name} for rate, choice in turns],
         "faster_link": [

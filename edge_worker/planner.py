@@ -10,6 +10,8 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from common.units import format_size
+
 METHOD = "hierarchical"
 # A share of an epoch that is none.
 NO_TIME = 0.01
@@ -259,10 +261,17 @@ def changes(
     return found
 
 
+def none_fits(known: Sequence[Plan], edge_memory: int) -> str:
+    """Say what the lightest of some choices takes, none of which fits into so many bytes."""
+    least = min(known, key=lambda each: each.memory_bytes)
+    return (
+        f"nothing fits into --edge-memory {format_size(edge_memory)}: the least is "
+        f"{format_size(least.memory_bytes)}, of {least.name}"
+    )
+
+
 def verdict(ranked: Sequence[Plan]) -> str:
-    """Say plainly what is best, and where the method is not."""
-    if not ranked:
-        return "nothing fits into the memory of the edge; raise --edge-memory"
+    """Say plainly what is best of one choice or more, and where the method is not."""
     first = best_of(ranked)
     if first.strategy == METHOD:
         return f"best: {first.name}; the {first.bottleneck} is what takes time"
@@ -316,7 +325,7 @@ def _split_learning(costs: Costs, split: SplitCost, chain: ChainCost, bits: int,
     link_s = 8 * coded.bytes / link.up_bps + 8 * chain.gradient_bytes / link.down_bps
     chain_s = edge_s + link_s + chain.cloud_s
     waits_s = math.ceil(costs.batches) * 2 * link.latency_s  # a small batch waits as long as a full one
-    # An epoch is over when its last batch is applied: its gradient is still on the way then.
+    # An epoch is over when its last batch is applied: its gradient comes while the edge evaluates.
     over_s = 8 * chain.gradient_bytes / link.down_bps + chain.learn_s
     return _plan(
         costs,
@@ -374,7 +383,7 @@ def _plan(
         split=where[0],
         bits=where[1],
         images=images,
-        epoch_s=costs.batches * batch_s + fill_s,
+        epoch_s=max(costs.batches * batch_s + fill_s, edge_s, link_s, cloud_s),
         edge_s=edge_s,
         link_s=link_s,
         cloud_s=cloud_s,

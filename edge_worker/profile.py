@@ -71,7 +71,7 @@ def profile(
     # In a process of its own: what it builds would take memory as long as others are measured.
     names, batches, machine = apart(_looked_up, config, splits)
     if parts_of(strategies)[0]:
-        log.info("%d split points are measured, which takes half a minute for each or more", len(names))
+        log.info("split points to measure: %d, each takes half a minute or more", len(names))
     found, files = [], []
     try:
         for number in range(1, rounds + 1):

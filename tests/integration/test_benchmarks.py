@@ -137,3 +137,33 @@ def test_edges_that_share_a_cloud_each_get_their_part(quick):
 
     assert figures["sessions_worst"] > 0.7
     assert {"sessions", "session_idle"} <= set(figures)
+
+
+def test_a_planned_epoch_is_set_beside_a_trained_one(quick):
+    figures = quick("plan_accuracy")
+
+    off = figures["predicted_epoch_s"] / figures["measured_epoch_s"] - 1
+    assert figures["error"] == pytest.approx(abs(off), abs=1e-3)
+    assert figures["median_error"] == figures["error"]
+
+
+def test_the_plans_first_choice_is_trained_beside_others(quick):
+    figures = quick("plan_choice")
+
+    right = figures["first_slower_than_fastest_other"] <= 0.05
+    assert figures["settings_in_which_the_first_is_fastest"] == right
+
+
+def test_strategies_are_set_beside_the_method(quick):
+    figures = quick("strategies")
+
+    assert figures["time_against"] > 0
+    assert figures["epoch_s"] > 0
+
+
+def test_a_row_of_the_papers_table_is_predicted_and_trained(quick):
+    figures = quick("paper")
+
+    assert {"predicted_saving", "measured_saving"} <= set(figures)
+    assert figures["epoch_s"] > 0
+    assert 0 <= figures["accuracy"] <= 1

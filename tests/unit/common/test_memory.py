@@ -29,14 +29,19 @@ libc.malloc_info(0, ctypes.c_void_p.in_dll(libc, "stdout"))
 libc.fflush(None)
 """
 
-TENSORS = """
-import ctypes, torch
+MALLINFO = """
+import ctypes, threading, torch
 from common.memory import tune_malloc
 class Mallinfo(ctypes.Structure):
     names = "arena ordblks smblks hblks hblkhd usmblks fsmblks uordblks fordblks keepcost"
     _fields_ = [(name, ctypes.c_int) for name in names.split()]
 mallinfo = ctypes.CDLL(None).mallinfo
 mallinfo.restype = Mallinfo
+"""
+
+TENSORS = (
+    MALLINFO
+    + """
 {call}
 before = mallinfo()
 tensors = [torch.empty(5_000_000, dtype=torch.uint8) for _ in range(10)]
@@ -46,6 +51,21 @@ larger = mallinfo().hblks - before.hblks - mapped
 del tensors
 print(mapped, larger, (mallinfo().arena - before.arena) // 5_000_000)
 """
+)
+
+ON_A_THREAD = (
+    MALLINFO
+    + """
+{call}
+before = mallinfo()
+def use():
+    tensors = [torch.empty(5_000_000, dtype=torch.uint8) for _ in range(40)]
+thread = threading.Thread(target=use)
+thread.start()
+thread.join()
+print((mallinfo().arena - before.arena) // 100_000_000)
+"""
+)
 
 FREEZE = """
 import gc
@@ -80,6 +100,15 @@ def test_what_one_step_frees_is_there_for_the_next_one():
 
     assert in_process(TENSORS.format(call="tune_malloc()")).split() == ["0", "1", "10"]
     assert in_process(TENSORS.format(call="")).split() == ["10", "1", "0"]
+
+
+def test_what_the_steps_thread_frees_is_kept_where_that_is_asked_for():
+    """By itself its heap gives back all but one piece of 64 MiB."""
+    if not hasattr(ctypes.CDLL(None), "mallopt"):
+        pytest.skip("this is not glibc")
+
+    assert in_process(ON_A_THREAD.format(call="tune_malloc(keeps_pieces=True)")).split() != ["0"]
+    assert in_process(ON_A_THREAD.format(call="tune_malloc()")).split() == ["0"]
 
 
 def test_objects_of_the_start_are_searched_no_more_until_the_end():
