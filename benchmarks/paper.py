@@ -26,7 +26,8 @@ from benchmarks.activations import data_dir
 from benchmarks.compared import compared, data_of, profiled
 from benchmarks.report import Report, benchmark
 from common.units import parse_rate
-from edge_worker.planner import METHOD, Costs, Link, plans
+from edge_worker.costs import Costs, Link
+from edge_worker.planner import METHOD, plans
 from edge_worker.profile_file import Measured, read_profile
 
 EPOCHS, LONG = 3, 100
@@ -66,7 +67,8 @@ HEADLINES = (
     Headline("vgg16", "tiny-imagenet", 0.25, "--lr 0.02", 640, VGG_SPLITS),
     Headline("resnet18", "tiny-imagenet", 0.81, "", 1280, RESNET_SPLITS),
 )
-QUICK = Headline("resnet18", "synthetic", 0.61, "", 96, "layer3")
+TESTED = 500
+QUICK = Headline("resnet18", "synthetic", 0.61, "", 32, "layer3")
 
 
 class Row(NamedTuple):
@@ -129,7 +131,9 @@ def measure(report: Report, headline: Headline, profile: Path, settings: list[st
     )
     row, rate = max(of_all, key=lambda each: each[0].saving)
     chosen = ["--split", row.split, "--bits", str(row.bits), "--link-rate", rate]
-    found = compared(profile.parent, *settings, *chosen, *STRATEGIES, profile=profile)
+    accountings = ACCOUNTINGS[:1] if report.quick else ACCOUNTINGS
+    images = ["--images", accountings[0]] if report.quick else []
+    found = compared(profile.parent, *settings, *chosen, *STRATEGIES, *images, profile=profile)
     cells = {cell["images"] or cell["strategy"]: cell for cell in found["cells"]}
     here = {
         "model": headline.model,
@@ -142,7 +146,7 @@ def measure(report: Report, headline: Headline, profile: Path, settings: list[st
         trained = {**here, "trained": name, "images": headline.images, "epochs": EPOCHS}
         report.figure("epoch_s", trained, cell["epoch_s"], "s")
         report.figure("accuracy", trained, cell["accuracy"], "share")
-    for accounting in ACCOUNTINGS:
+    for accounting in accountings:
         saved = 1 - cells[METHOD]["epoch_s"] / cells[accounting]["epoch_s"]
         expected = 1 - cells[METHOD]["predicted_epoch_s"] / cells[accounting]["predicted_epoch_s"]
         against = {**here, "against": accounting}
@@ -162,7 +166,8 @@ def main(report: Report, data_dir: Path, work: Path | None) -> None:
         for headline in (QUICK,) if report.quick else HEADLINES:
             settings = [
                 *data_of(headline.dataset, data_dir, base),
-                *f"--model {headline.model} --train-limit {headline.images} --test-limit 500".split(),
+                *f"--model {headline.model} --train-limit {headline.images}".split(),
+                *f"--test-limit {min(TESTED, headline.images)}".split(),
                 *f"--epochs {EPOCHS} --warmup 10 --precision float32 {headline.options}".split(),
             ]
             here = base / f"paper-{headline.model}-{headline.dataset}-{headline.images}"

@@ -22,7 +22,8 @@ from benchmarks.compared import compared, data_of, profiled
 from benchmarks.report import Report, benchmark
 from benchmarks.strategies import CASES, QUICK, Case, settings_of
 from common.strategies import STRATEGIES
-from edge_worker.planner import Costs, Link, plan_of
+from edge_worker.costs import Costs, Link
+from edge_worker.planner import plan_of
 from edge_worker.profile_file import read_profile
 from edge_worker.profile_rounds import median_costs
 
@@ -53,7 +54,8 @@ def errors(
         costs.append(read_profile(path).costs)
         over = ["--link-rate", rate, "--images", "resend"]
         (cells[rate],) = compared(work / rate, *settings, *over, profile=path)["cells"]
-    costs.append(read_profile(profiled(work / "profile-last", *settings, "--splits", split)).costs)
+    if not report.quick:
+        costs.append(read_profile(profiled(work / "profile-last", *settings, "--splits", split)).costs)
     return [_error(report, case, rate, costs, cell) for rate, cell in cells.items()]
 
 

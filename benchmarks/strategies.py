@@ -50,6 +50,7 @@ class Case(NamedTuple):
 
 
 CASES = (Case("resnet18", 2560, 0.61), Case("vgg16", 1280, 0.29, "--lr 0.02"))
+TESTED = 500
 QUICK = Case("resnet18", 96, 0.61)
 RESEND = "full-cloud (resend)"
 AUTO = "--split auto --bits auto"
@@ -60,7 +61,8 @@ def settings_of(case: Case, rates: tuple[str, ...], where: str, data: list[str])
     return [
         *data,
         *f"--model {case.model} {where} --train-limit {case.images} {case.options}".split(),
-        *f"--test-limit 500 --epochs {EPOCHS} --batch-size 64 --warmup 10 --precision float32".split(),
+        *f"--test-limit {min(TESTED, case.images)} --epochs {EPOCHS} --batch-size 64".split(),
+        *"--warmup 10 --precision float32".split(),
         *(word for rate in rates for word in ("--link-rate", rate)),
     ]
 

@@ -24,7 +24,8 @@ from edge_worker.auto import choose, is_open, measured_in, with_choice
 from edge_worker.cell import train_cell
 from edge_worker.comparison import Cell, Result, document, expected, result_of
 from edge_worker.config import AUTO, MAY_CHANGE, TrainConfig, in_json
-from edge_worker.planner import Link, Plan, plan_of
+from edge_worker.costs import Link
+from edge_worker.planner import Plan, plan_of
 from edge_worker.profile_file import Measured, emulated_link
 from edge_worker.report import write_report
 from edge_worker.rundir import RunDir

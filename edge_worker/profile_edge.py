@@ -19,9 +19,9 @@ from common.strategies import find_strategy
 from common.wire.messages import Batch, Record, Reference, Run
 from common.wire.records import record_to_bytes
 from edge_worker.config import TrainConfig
+from edge_worker.costs import Coded
 from edge_worker.encoder import Content, Encoder
 from edge_worker.outbox import Outbox
-from edge_worker.planner import Coded
 from edge_worker.profile_call import on_the_wire
 from edge_worker.run import Work
 

@@ -11,7 +11,8 @@ from typing import Any, TypeVar, get_args, get_origin
 from common.durable import write_atomic
 from common.errors import ConfigError
 from common.units import Rate, resolve_link
-from edge_worker.planner import FASTEST_BPS, Costs, Link
+from edge_worker.costs import Costs, Link
+from edge_worker.planner import FASTEST_BPS
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from edge_worker.planner import Costs
+from edge_worker.costs import Costs
 
 
 def median_costs(found: Sequence[Costs]) -> Costs:

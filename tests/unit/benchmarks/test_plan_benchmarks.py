@@ -10,7 +10,8 @@ from click.testing import CliRunner
 from benchmarks import paper, plan_accuracy, plan_choice, strategies
 from common.units import parse_rate
 from edge_worker.comparison import Cell, Figures, Result, document
-from edge_worker.planner import Link, WholeCost, plans
+from edge_worker.costs import Link, WholeCost
+from edge_worker.planner import plans
 from edge_worker.profile_file import Measured, write_profile
 from tests.unit.edge_worker.test_planner import COSTS
 

@@ -10,7 +10,7 @@ from common.errors import ConfigError
 from common.units import parse_rate
 from edge_worker import compare
 from edge_worker.config import AUTO_BITS, TrainConfig
-from edge_worker.planner import Link
+from edge_worker.costs import Link
 from edge_worker.profile_file import Measured
 from tests.unit.edge_worker.test_planner import COSTS
 

@@ -6,23 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_worker.planner import (
-    FASTEST_BPS,
-    SLOWEST_BPS,
-    ChainCost,
-    Coded,
-    Costs,
-    ImagesCost,
-    Link,
-    SplitCost,
-    WholeCost,
-    best_of,
-    changes,
-    none_fits,
-    plans,
-    rank,
-    verdict,
-)
+from edge_worker.costs import ChainCost, Coded, Costs, ImagesCost, Link, SplitCost, WholeCost
+from edge_worker.planner import FASTEST_BPS, SLOWEST_BPS, best_of, changes, none_fits, plans, rank, verdict
 
 MB = 1_000_000
 EARLY = SplitCost(

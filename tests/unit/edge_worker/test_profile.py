@@ -7,10 +7,11 @@ import pytest
 
 from common.errors import CapacityError, CloudError, ConfigError, SessionError, UnknownCallerError
 from common.wire.messages import BackProfile
-from edge_worker import profile
+from edge_worker import profile, profiler
 from edge_worker.apart import BrokenOffError
 from edge_worker.config import TrainConfig
-from edge_worker.planner import FASTEST_BPS, Coded, Link, plans
+from edge_worker.costs import Coded, Link
+from edge_worker.planner import FASTEST_BPS, plans
 from edge_worker.profile_edge import EdgeCost, measure_edge
 from edge_worker.profile_file import read_profile
 
@@ -74,7 +75,8 @@ def refused(monkeypatch):
             return replace(BACK, others=2 if records[0] == "layer3" else 0)
 
     monkeypatch.setattr(profile, "apart", measure)
-    monkeypatch.setattr(profile, "Asked", Cloud)
+    monkeypatch.setattr(profiler, "apart", measure)
+    monkeypatch.setattr(profiler, "Asked", Cloud)
     return places
 
 
@@ -160,8 +162,8 @@ def test_a_cloud_that_refuses_everyone_is_known_before_anything_is_measured(tmp_
     def check(self):
         raise UnknownCallerError("no such token")
 
-    monkeypatch.setattr(profile.Asked, "check", check)
-    monkeypatch.setattr(profile, "measure_edge", None)
+    monkeypatch.setattr(profiler.Asked, "check", check)
+    monkeypatch.setattr(profiler, "measure_edge", None)
 
     with pytest.raises(UnknownCallerError, match="no such token"):
         profile.profile(CONFIG, SPLITS, tmp_path / "profile.json")
@@ -173,7 +175,7 @@ def test_what_no_other_place_would_fare_better_with_ends_a_profile(tmp_path, mon
     def ask(self, run, records):
         raise error("not with this cloud")
 
-    monkeypatch.setattr(profile.Asked, "ask", ask)
+    monkeypatch.setattr(profiler.Asked, "ask", ask)
     with pytest.raises(error, match="not with this cloud"):
         profile.profile(CONFIG, SPLITS, tmp_path / "profile.json")
 
@@ -197,7 +199,7 @@ def test_of_several_rounds_a_profile_has_the_median_of_those_that_have_a_part(tm
             raise CapacityError("too large")
         return replace(BACK, step_s=0.4 if asked[records[0]] == 3 else 0.1)
 
-    monkeypatch.setattr(profile.Asked, "ask", ask)
+    monkeypatch.setattr(profiler.Asked, "ask", ask)
 
     costs = profile.profile(CONFIG, SPLITS, tmp_path / "profile.json", rounds=3).costs
 
@@ -218,7 +220,7 @@ def test_rounds_that_were_stopped_go_on_with_the_place_that_was_not_measured(tmp
             raise KeyboardInterrupt
         return BACK
 
-    monkeypatch.setattr(profile.Asked, "ask", ask)
+    monkeypatch.setattr(profiler.Asked, "ask", ask)
     with pytest.raises(KeyboardInterrupt):
         profile.profile(CONFIG, SPLITS, tmp_path / "profile.json", rounds=2)
     assert not (tmp_path / "profile.json").exists()

@@ -6,8 +6,8 @@ import pytest
 
 from common.errors import ConfigError
 from common.units import parse_rate
+from edge_worker.costs import Link
 from edge_worker.plan_table import show_plan
-from edge_worker.planner import Link
 from edge_worker.profile_file import Measured, link_of, read_profile, write_profile
 from tests.unit.edge_worker.test_planner import COSTS, LINK
 
@@ -118,6 +118,10 @@ def test_json_has_all_of_it(capsys):
 
 def test_nothing_that_fits_is_said(capsys):
     show_plan(MEASURED, LINK, 1, as_json=False)
-    assert "nothing fits into the memory of the edge" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith("nothing fits into --edge-memory 1B: the least is ")
+    assert said.count("\n") == 1
     show_plan(MEASURED, LINK, 1, as_json=True)
-    assert json.loads(capsys.readouterr().out)["plans"] == []
+    found = json.loads(capsys.readouterr().out)
+    assert found["plans"] == []
+    assert found["verdict"].startswith("nothing fits into --edge-memory 1B")

@@ -1,0 +1,117 @@
+"""What `edge-worker profile` has of a training: seconds, bytes and memory of each part, and the link."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coded:
+    """What one batch comes to at one width.
+
+    Attributes:
+        encode_s: seconds of the edge.
+        bytes: on the wire, framing included.
+    """
+
+    encode_s: float
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainCost:
+    """One split point where the gradient comes back; seconds and bytes are of one batch.
+
+    Attributes:
+        forward_s: the front forward alone.
+        learn_s: the front's step once its gradient is there, decoding included.
+        memory_bytes: the edge's peak.
+        cloud_s: the cloud decodes, trains the back and encodes the gradient, one after the other.
+        gradient_bytes: that come back, framing included.
+    """
+
+    forward_s: float
+    learn_s: float
+    memory_bytes: int
+    cloud_s: float
+    gradient_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitCost:
+    """One split point; seconds and bytes are of one batch.
+
+    Attributes:
+        split: its name.
+        step_s: the edge trains front and exit, and loads and encodes beside that, at `bits`.
+        memory_bytes: the edge's peak.
+        bits: the width at which `step_s` was measured.
+        widths: what each width comes to.
+        cloud_s: the cloud decodes and trains the back.
+        chain: with a gradient that comes back; None where that was not measured.
+    """
+
+    split: str
+    step_s: float
+    memory_bytes: int
+    bits: int
+    widths: dict[int, Coded]
+    cloud_s: float
+    chain: ChainCost | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagesCost:
+    """Images that go up; seconds and bytes are of one batch.
+
+    Attributes:
+        coding: the smallest one for them.
+        step_s: the edge loads and encodes.
+        bytes: on the wire, framing included.
+        reference_bytes: where the cloud has them already.
+        cloud_s: the cloud decodes, and trains the whole network.
+        memory_bytes: the edge's peak.
+    """
+
+    coding: str
+    step_s: float
+    bytes: int
+    reference_bytes: int
+    cloud_s: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WholeCost:
+    """The whole network on the edge: seconds of one batch, and the peak of its memory in bytes."""
+
+    step_s: float
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Costs:
+    """All that was measured of one training.
+
+    Attributes:
+        batches: full ones that an epoch's images make, 2.5 where the third one is half as large.
+        epochs: of the run; images that go up once are spread over them.
+        spool_memory: bytes that may wait in the edge's memory for the cloud to have them for good.
+        whole: all on the edge; None where the edge could not.
+        images: all in the cloud; None where the cloud could not.
+        splits: the network parted, by split point.
+    """
+
+    batches: float
+    epochs: int
+    spool_memory: int
+    whole: WholeCost | None
+    images: ImagesCost | None
+    splits: tuple[SplitCost, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """A link; rates in bit/s, the latency is of one way."""
+
+    up_bps: float
+    down_bps: float
+    latency_s: float = 0.0
