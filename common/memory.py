@@ -38,14 +38,18 @@ def tune_malloc(largest_in_heap: int = LARGEST_IN_HEAP, keeps_pieces: bool = Fal
 
     Args:
         largest_in_heap: bytes of the largest tensor that is kept, at most 32 MiB.
-        keeps_pieces: whether the heap of other threads keeps what is wholly free of it, too.
+        keeps_pieces: whether the heap of other threads keeps what is wholly free of it, too. The first heap
+            asks for as much in advance, which takes no memory until it is used.
     """
+    if "glibc.malloc." in os.environ.get("GLIBC_TUNABLES", ""):
+        return  # it is told what to do
     mallopt = getattr(_libc, "mallopt", None)
     if mallopt is not None:
         mallopt(M_ARENA_MAX, HEAPS)
         mallopt(M_MMAP_THRESHOLD, largest_in_heap)
         mallopt(M_TRIM_THRESHOLD, KEPT_FREE)
-        if keeps_pieces:  # it gives none back that it would have to ask for in advance
+        if keeps_pieces:
+            # One goes back only where the one before it has so much free at its end, as none has.
             mallopt(M_TOP_PAD, PIECE)
 
 

@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+# What a link without a bound is taken for, bit/s.
+FASTEST_BPS = 1e10
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Coded:

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from common.console import table_console
 from common.units import format_duration, format_rate, format_size
-from edge_worker.costs import Link
-from edge_worker.planner import FASTEST_BPS, NO_TIME, Plan, best_of, changes, none_fits, rank, verdict
+from edge_worker.costs import FASTEST_BPS, Link
+from edge_worker.planner import NO_TIME, Plan, best_of, changes, none_fits, rank, verdict
 from edge_worker.profile_file import Measured
 
 SHOWN = 8

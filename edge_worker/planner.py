@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from common.units import format_size
-from edge_worker.costs import ChainCost, Costs, ImagesCost, Link, SplitCost, WholeCost
+from edge_worker.costs import FASTEST_BPS, ChainCost, Costs, ImagesCost, Link, SplitCost, WholeCost
 
 METHOD = "hierarchical"
 # A share of an epoch that is none.
 NO_TIME = 0.01
 # Where the best choice is looked for, bit/s.
-SLOWEST_BPS, FASTEST_BPS = 1e4, 1e10
+SLOWEST_BPS = 1e4
 _STEPS_PER_DECADE = 40
 _PRECISION = 1.005
 
@@ -212,8 +212,10 @@ def _split_learning(costs: Costs, split: SplitCost, chain: ChainCost, bits: int,
     link_s = 8 * coded.bytes / link.up_bps + 8 * chain.gradient_bytes / link.down_bps
     chain_s = edge_s + link_s + chain.cloud_s
     waits_s = math.ceil(costs.batches) * 2 * link.latency_s  # a small batch waits as long as a full one
-    # An epoch is over when its last batch is applied: its gradient comes while the edge evaluates.
+    # An epoch is over when its last batch is applied: its gradient comes while the edge evaluates. How long
+    # that takes is not known; but none of the three is busy for longer than the epoch.
     over_s = 8 * chain.gradient_bytes / link.down_bps + chain.learn_s
+    idle_s = costs.batches * (chain_s - max(edge_s, link_s, chain.cloud_s)) + waits_s
     return _plan(
         costs,
         "split-learning",
@@ -222,7 +224,7 @@ def _split_learning(costs: Costs, split: SplitCost, chain: ChainCost, bits: int,
         (edge_s, link_s, chain.cloud_s),
         coded.bytes,
         _peak_bytes(costs, chain.memory_bytes, coded.bytes, coded.bytes),
-        waits_s - over_s,
+        waits_s - min(over_s, idle_s),
         batch_bytes_down=chain.gradient_bytes,
     )
 
@@ -270,7 +272,7 @@ def _plan(
         split=where[0],
         bits=where[1],
         images=images,
-        epoch_s=max(costs.batches * batch_s + fill_s, edge_s, link_s, cloud_s),
+        epoch_s=costs.batches * batch_s + fill_s,
         edge_s=edge_s,
         link_s=link_s,
         cloud_s=cloud_s,

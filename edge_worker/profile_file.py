@@ -11,8 +11,7 @@ from typing import Any, TypeVar, get_args, get_origin
 from common.durable import write_atomic
 from common.errors import ConfigError
 from common.units import Rate, resolve_link
-from edge_worker.costs import Costs, Link
-from edge_worker.planner import FASTEST_BPS
+from edge_worker.costs import FASTEST_BPS, Costs, Link
 
 T = TypeVar("T")
 
@@ -103,6 +102,8 @@ def read_profile(path: Path) -> Measured:
 def _check(measured: Measured) -> None:
     """Raise ValueError where a plan could not reckon with what a file says."""
     costs, link = measured.costs, measured.link
+    if not (costs.splits or costs.whole or costs.images):
+        raise ValueError("nothing was measured")
     positive = {"batches": costs.batches, "epochs": costs.epochs}
     positive |= {"up_bps": link.up_bps, "down_bps": link.down_bps}
     positive |= {f"step_s of {each.split}": each.step_s for each in costs.splits}

@@ -18,8 +18,8 @@ from common.errors import (
 from common.wire.messages import BackProfile
 from edge_worker.apart import apart
 from edge_worker.config import TrainConfig, in_json
-from edge_worker.costs import ChainCost, Costs, ImagesCost, Link, SplitCost, WholeCost
-from edge_worker.planner import FASTEST_BPS, METHOD
+from edge_worker.costs import FASTEST_BPS, ChainCost, Costs, ImagesCost, Link, SplitCost, WholeCost
+from edge_worker.planner import METHOD
 from edge_worker.profile_call import Asked, on_the_wire
 from edge_worker.profile_edge import EdgeCost, measure_edge
 from edge_worker.profile_file import Measured, emulated_link, link_of, read_profile

@@ -1,6 +1,7 @@
 """What a serving process does once, so that it does not grow; each in a process of its own."""
 
 import ctypes
+import os
 import re
 import subprocess
 import sys
@@ -80,8 +81,10 @@ print(gc.get_freeze_count())
 """
 
 
-def in_process(code):
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+def in_process(code, **variables):
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=os.environ | variables
+    )
     if done.stderr.strip() == "no glibc":
         pytest.skip("this is not glibc")
     assert done.returncode == 0, done.stderr
@@ -107,6 +110,16 @@ def test_what_one_step_frees_is_there_for_the_next_one():
 
     assert in_process(TENSORS.format(call="tune_malloc()")).split() == ["0", "1", "10"]
     assert in_process(TENSORS.format(call="")).split() == ["10", "1", "0"]
+
+
+def test_what_malloc_is_told_from_outside_counts():
+    if not hasattr(ctypes.CDLL(None), "mallopt"):
+        pytest.skip("this is not glibc")
+
+    mapped = in_process(
+        TENSORS.format(call="tune_malloc()"), GLIBC_TUNABLES="glibc.malloc.mmap_threshold=65536"
+    )
+    assert mapped.split() == ["10", "1", "0"]
 
 
 def test_what_other_threads_free_is_kept_where_that_is_asked_for():

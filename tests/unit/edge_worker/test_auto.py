@@ -11,8 +11,8 @@ from common.units import parse_rate
 from edge_worker import auto
 from edge_worker.auto import SAME, check_same, settle_choice
 from edge_worker.config import AUTO, AUTO_BITS, TrainConfig, in_json
-from edge_worker.costs import Link
-from edge_worker.planner import FASTEST_BPS, best_of, rank
+from edge_worker.costs import FASTEST_BPS, Link
+from edge_worker.planner import best_of, rank
 from edge_worker.profile import machine_of
 from edge_worker.profile_file import Measured, read_profile, write_profile
 from tests.unit.edge_worker.test_planner import COSTS as PLANNED

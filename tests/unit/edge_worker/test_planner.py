@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_worker.costs import ChainCost, Coded, Costs, ImagesCost, Link, SplitCost, WholeCost
-from edge_worker.planner import FASTEST_BPS, SLOWEST_BPS, best_of, changes, none_fits, plans, rank, verdict
+from edge_worker.costs import FASTEST_BPS, ChainCost, Coded, Costs, ImagesCost, Link, SplitCost, WholeCost
+from edge_worker.planner import SLOWEST_BPS, best_of, changes, none_fits, plans, rank, verdict
 
 MB = 1_000_000
 EARLY = SplitCost(
@@ -107,6 +107,14 @@ def test_fewer_bits_take_the_edge_no_less_than_it_was_measured_with():
     found = plan("hierarchical layer1, 2 bits", costs=dataclasses.replace(COSTS, splits=(slow,)))
 
     assert found.edge_s == pytest.approx(10 * slow.step_s)
+
+
+def test_an_epoch_of_one_batch_takes_as_long_as_its_gradient_is_under_way():
+    """200 s down, 0.2 s up; it is not known that an evaluation would take as long."""
+    slow = dataclasses.replace(LINK, down_bps=1e4)
+    found = plan("split-learning layer1, 4 bits", slow, dataclasses.replace(COSTS, batches=1.0))
+
+    assert found.epoch_s == pytest.approx(200.2)
 
 
 def test_a_small_batch_waits_for_a_round_trip_as_a_full_one_does():
@@ -247,9 +255,9 @@ def test_a_strategy_that_gains_next_to_nothing_is_not_called_faster():
     )
 
 
-def test_the_verdict_where_nothing_or_no_split_fits():
-    assert none_fits(rank(COSTS, LINK), 1 << 20).startswith(
-        "nothing fits into --edge-memory 1MiB: the least is "
+def test_what_is_said_where_nothing_or_no_split_fits():
+    assert none_fits(rank(COSTS, LINK), 1 << 20) == (
+        "nothing fits into --edge-memory 1MiB: the least is 47.7MiB, of full-cloud --images once"
     )
     assert "no split of the network fits" in verdict(rank(COSTS, LINK, edge_memory=60 * MB))
 

@@ -10,8 +10,8 @@ from common.wire.messages import BackProfile
 from edge_worker import profile, profiler
 from edge_worker.apart import BrokenOffError
 from edge_worker.config import TrainConfig
-from edge_worker.costs import Coded, Link
-from edge_worker.planner import FASTEST_BPS, plans
+from edge_worker.costs import FASTEST_BPS, Coded, Link
+from edge_worker.planner import plans
 from edge_worker.profile_edge import EdgeCost, measure_edge
 from edge_worker.profile_file import read_profile
 
