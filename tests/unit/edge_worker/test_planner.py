@@ -257,7 +257,7 @@ def test_a_strategy_that_gains_next_to_nothing_is_not_called_faster():
 
 def test_what_is_said_where_nothing_or_no_split_fits():
     assert none_fits(rank(COSTS, LINK), 1 << 20) == (
-        "nothing fits into --edge-memory 1MiB: the least is 47.7MiB, of full-cloud --images once"
+        "nothing fits into --edge-memory 1MiB: the least is 47.68MiB, of full-cloud --images once"
     )
     assert "no split of the network fits" in verdict(rank(COSTS, LINK, edge_memory=60 * MB))
 
