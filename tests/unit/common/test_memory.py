@@ -125,7 +125,7 @@ def test_what_malloc_is_told_from_outside_counts():
 
 
 def test_what_other_threads_free_is_kept_where_that_is_asked_for():
-    """By itself a heap that is not the first thread's gives pieces back, unless some small thing lies in one."""
+    """By itself a heap that is not the first thread's gives pieces back, but where a small thing lies."""
     if not hasattr(ctypes.CDLL(None), "mallopt"):
         pytest.skip("this is not glibc")
 
