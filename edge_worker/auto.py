@@ -20,12 +20,11 @@ from common.rundir import lock_run_dir
 from common.strategies import STRATEGIES, find_strategy
 from common.units import format_duration, format_rate
 from edge_worker.apart import apart
-from edge_worker.config import AUTO, AUTO_BITS, TrainConfig, in_json
+from edge_worker.config import AUTO, AUTO_BITS, TrainConfig, in_json, spool_memory_of
 from edge_worker.costs import Link
 from edge_worker.planner import Plan, best_of, none_fits, rank, verdict
 from edge_worker.profile import machine_of, parts_of, profile
 from edge_worker.profile_file import Measured, emulated_link, link_of, read_profile
-from edge_worker.profiler import spool_memory_of
 
 log = logging.getLogger(__name__)
 

@@ -217,3 +217,8 @@ class TrainConfig(Access):
     def _at_most(self, name: str, most: int) -> None:
         if getattr(self, name) > most:
             raise ConfigError(f"--{name.replace('_', '-')} must be {most} or less, got {getattr(self, name)}")
+
+
+def spool_memory_of(config: TrainConfig) -> int:
+    """Return how many bytes of records a run keeps in memory at most."""
+    return min(config.spool, config.spool_memory)

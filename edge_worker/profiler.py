@@ -17,7 +17,7 @@ from common.errors import (
 )
 from common.wire.messages import BackProfile
 from edge_worker.apart import apart
-from edge_worker.config import TrainConfig, in_json
+from edge_worker.config import TrainConfig, in_json, spool_memory_of
 from edge_worker.costs import FASTEST_BPS, ChainCost, Costs, ImagesCost, Link, SplitCost, WholeCost
 from edge_worker.planner import METHOD
 from edge_worker.profile_call import Asked, on_the_wire
@@ -223,11 +223,6 @@ def _chain_cost(edge: EdgeCost, back: BackProfile) -> ChainCost:
         cloud_s=back.gradient_step_s,
         gradient_bytes=on_the_wire(back.gradient_bytes),
     )
-
-
-def spool_memory_of(config: TrainConfig) -> int:
-    """Return how many bytes of records a run keeps in memory at most."""
-    return min(config.spool, config.spool_memory)
 
 
 def _cloud(back: BackProfile) -> str:

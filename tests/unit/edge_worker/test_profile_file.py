@@ -51,6 +51,10 @@ def test_what_is_written_is_read_again(path):
         (lambda document: document["costs"]["whole"].update(step_s=-1.0), "-1.0 is no number from 0 on"),
         (lambda document: document["link"].update(up_bps=float("nan")), "nan is no number from 0 on"),
         (lambda document: document["costs"].update(splits=7), "not iterable"),
+        (
+            lambda document: document["costs"].update(splits=[], whole=None, images=None),
+            "nothing was measured",
+        ),
     ],
 )
 def test_what_is_no_profile_is_refused(path, change, complaint):
