@@ -1,7 +1,6 @@
 """`edge-worker compare` and `profile`, the edge on one core and the cloud on the other."""
 
 import json
-import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -26,10 +25,8 @@ def compared(work: Path, *arguments: str, profile: Path | None = None) -> dict[s
     Raises:
         ClickException: a cell failed.
     """
-    if profile is not None:
-        (work / "report").mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(profile, work / "report" / "profile.json")
-    _edge_worker(work, "compare", "--out", str(work / "report"), *arguments)
+    named = [] if profile is None else ["--profile", str(profile)]
+    _edge_worker(work, "compare", "--out", str(work / "report"), *named, *arguments)
     report: dict[str, Any] = json.loads((work / "report" / "report.json").read_text())
     return report
 

@@ -56,9 +56,8 @@ def settle_choice(config: TrainConfig, path: Path | None, edge_memory: int | Non
         HeadwaterError: measuring failed.
     """
     if not is_open(config):
-        for flag, value in (("--profile", path), ("--edge-memory", edge_memory)):
-            if value is not None:
-                raise ConfigError(f"{flag} is for --split auto and --bits auto; leave it out")
+        check_unused("--profile", path)
+        check_unused("--edge-memory", edge_memory)
         return config
     check_has_choice(config)
     lock = lock_run_dir(config.run_dir)  # measuring takes minutes
@@ -70,8 +69,7 @@ def settle_choice(config: TrainConfig, path: Path | None, edge_memory: int | Non
 
 def _choose_and_keep(config: TrainConfig, path: Path | None, edge_memory: int | None) -> TrainConfig:
     measured = _measured(config, path)
-    told = config.link_rate, config.link_rate_down, config.link_latency
-    link = emulated_link(*told) or link_of(measured.link, *told)
+    link = link_for(config, measured)
     choice = choose(config, measured, link, edge_memory)
     everything = verdict(rank(measured.costs, link, edge_memory))
     log.info(
@@ -82,6 +80,18 @@ def _choose_and_keep(config: TrainConfig, path: Path | None, edge_memory: int | 
     document = {"choice": asdict(choice), "link": asdict(link), "verdict": everything}
     write_atomic(config.run_dir / "plan.json", json.dumps(document, indent=2).encode() + b"\n")
     return with_choice(config, choice)
+
+
+def link_for(config: TrainConfig, measured: Measured) -> Link:
+    """Return the link of a run: the emulated one, or the profile's with what else is told of it."""
+    told = config.link_rate, config.link_rate_down, config.link_latency
+    return emulated_link(*told) or link_of(measured.link, *told)
+
+
+def check_unused(flag: str, value: object) -> None:
+    """Raise ConfigError where a flag that a choice needs is given, though none is open."""
+    if value is not None:
+        raise ConfigError(f"{flag} is for --split auto and --bits auto; leave it out")
 
 
 def check_has_choice(config: TrainConfig) -> None:
@@ -146,7 +156,16 @@ def _measured(config: TrainConfig, path: Path | None) -> Measured:
     """Return a profile of this training: the one that is named, one of an earlier start, or a new one."""
     if path is None:
         return measured_in(config.run_dir / "profile.json", config)
-    measured = _for_epochs(config, read_profile(path))
+    return measured_before(path, config)
+
+
+def measured_before(path: Path, config: TrainConfig) -> Measured:
+    """Return the profile that a user names.
+
+    Raises:
+        ConfigError: there is none, it is of another training, or its link was emulated and the run's is not.
+    """
+    measured = read_profile(path)
     check_same(config, measured, path)
     _warn_of_others(config, measured, path)
     for name in LINK if config.link_rate is None else ():
@@ -156,7 +175,7 @@ def _measured(config: TrainConfig, path: Path | None) -> Measured:
                 f"the profile {path} was measured with an emulated link; give {flag} here, too, or measure "
                 "again without it"
             )
-    return measured
+    return _for_epochs(config, measured)
 
 
 def measured_in(path: Path, config: TrainConfig, strategies: Collection[str] = STRATEGIES) -> Measured:

@@ -25,6 +25,10 @@ def main() -> None:
 PROFILE = click.Path(path_type=Path, dir_okay=False)
 DEFAULT_PROFILE = Path("profile.json")
 
+what_fits = click.option(
+    "--edge-memory", type=SIZE, help="With --split auto: leave out what takes more memory on the edge."
+)
+
 
 @main.command()
 @click.option(
@@ -32,9 +36,7 @@ DEFAULT_PROFILE = Path("profile.json")
     type=PROFILE,
     help="What `edge-worker profile` wrote, for --split auto and --bits auto  [default: measured first]",
 )
-@click.option(
-    "--edge-memory", type=SIZE, help="With --split auto: leave out what takes more memory on the edge."
-)
+@what_fits
 @options_of(TrainConfig)
 def train(config: TrainConfig, given: frozenset[str], profile: Path | None, edge_memory: int | None) -> None:
     """Train the front here and stream its activations to the cloud.
@@ -123,7 +125,8 @@ def profile(
     """Measure what training would cost here, at the cloud and on the link.
 
     Takes the flags of `train`, and trains some batches at every split point, on both sides; nothing is kept
-    but the file, which `plan` reads. The same command goes on where it was stopped, from FILE.unfinished.
+    but the file, which `plan` reads, and `train` and `compare` with --profile. The same command goes on where
+    it was stopped, from FILE.unfinished.
     """
     from edge_worker.profile import profile as measure
     from edge_worker.profile_file import check_folder
@@ -182,6 +185,8 @@ def plan(
     "--link-rate", type=RATE, multiple=True, help="Emulate an uplink of this rate; may be repeated."
 )
 @click.option("--link-rate-down", type=RATE, help="A downlink of this rate  [default: as fast as the uplink]")
+@click.option("--profile", type=PROFILE, help="What `edge-worker profile` wrote  [default: measured first]")
+@what_fits
 @options_of(TrainConfig, without=("strategy", "images", "link_rate", "link_rate_down", "run_dir"))
 def compare(
     config: TrainConfig,
@@ -191,11 +196,14 @@ def compare(
     images: str | None,
     link_rate: tuple[Rate, ...],
     link_rate_down: Rate | None,
+    profile: Path | None,
+    edge_memory: int | None,
 ) -> None:
     """Train the same work by each strategy over each link, and write a report.
 
     Takes the flags of `train`; --split auto and --bits auto are chosen for each link. Measures first, to set
-    what the plan expects beside what it took. The same --out again goes on where it was stopped.
+    what the plan expects beside what it took, unless --profile names what was measured with the same flags.
+    The same --out again goes on where it was stopped.
     """
     try:
         from edge_worker.compare import Comparison
@@ -212,7 +220,13 @@ def compare(
     ways = (images,) if images is not None else ("resend", "once")
     config = replace(config, link_rate_down=link_rate_down)
     comparison = Comparison(
-        config=config, strategies=strategies_in(strategies), images=ways, rates=link_rate, out=out
+        config=config,
+        strategies=strategies_in(strategies),
+        images=ways,
+        rates=link_rate,
+        out=out,
+        profile=profile,
+        edge_memory=edge_memory,
     )
     ended = run(comparison)
     if ended.report:

@@ -20,13 +20,21 @@ from common.rundir import lock_run_dir
 from common.strategies import find_strategy
 from common.units import Rate
 from edge_worker.apart import BrokenOffError, apart
-from edge_worker.auto import choose, is_open, measured_in, with_choice
+from edge_worker.auto import (
+    check_unused,
+    choose,
+    is_open,
+    link_for,
+    measured_before,
+    measured_in,
+    with_choice,
+)
 from edge_worker.cell import train_cell
 from edge_worker.comparison import Cell, Result, document, expected, result_of
 from edge_worker.config import AUTO, MAY_CHANGE, TrainConfig, in_json
 from edge_worker.costs import Link
-from edge_worker.planner import Plan, plan_of
-from edge_worker.profile_file import Measured, emulated_link
+from edge_worker.planner import Plan, plan_of, plans
+from edge_worker.profile_file import Measured
 from edge_worker.report import write_report
 from edge_worker.rundir import RunDir
 from edge_worker.signals import Stop, stop_on_signals
@@ -64,6 +72,8 @@ class Comparison:
         images: how images go up with full-cloud.
         rates: of the uplink; none to take the link as it is.
         out: the directory.
+        profile: what `edge-worker profile` wrote; None to measure first.
+        edge_memory: bytes that a choice of the plan may take on the edge; None for any.
     """
 
     config: TrainConfig
@@ -71,9 +81,13 @@ class Comparison:
     images: Sequence[str]
     rates: Sequence[Rate]
     out: Path
+    profile: Path | None = None
+    edge_memory: int | None = None
 
     def __post_init__(self) -> None:
-        """Refuse strategies that cannot be trained with these settings, and a link that is named twice."""
+        """Refuse strategies that cannot be trained with these settings, and flags that say nothing."""
+        if not is_open(self.config):
+            check_unused("--edge-memory", self.edge_memory)
         names = [str(rate) for rate in self.rates]
         if len(set(names)) < len(names):
             raise ConfigError(f"--link-rate must be another one each time, got {', '.join(names)}")
@@ -129,20 +143,21 @@ def compare(comparison: Comparison) -> Ended:
     """Train what is not trained yet, and write the report after each cell.
 
     Raises:
-        ConfigError: the directory has a comparison of other settings, or is in use.
+        ConfigError: the directory has a comparison of other settings or is in use, or the profile that is
+            named is of no use.
         HeadwaterError: the profile could not be measured.
     """
     out = comparison.out
     make_directory(out)
     _lock(out)
     settings = _check_same(comparison)
-    measured = measured_in(out / "profile.json", comparison.config, comparison.strategies)
+    measured = _measured(comparison, was_named=settings["profile"] is not None)
     write_atomic(out / "compare.json", json.dumps(settings, indent=2).encode() + b"\n")
     about = {
-        "settings": {**measured.settings, **settings},
+        "settings": settings,
         "edge": measured.edge,
         "cloud": measured.cloud,
-        "measured_link_bps": measured.link.up_bps,
+        "measured_link_bps": measured.link.up_bps if measured.settings.get("link_rate") is None else None,
     }
     cells = list(comparison.cells())
     # What is trained stays in the report, whatever becomes of the cells before it.
@@ -184,6 +199,9 @@ def _check_same(comparison: Comparison) -> dict[str, Any]:
     config = comparison.config
     settings = {name: in_json(getattr(config, name)) for name in names}
     settings["bits"] = config.bits or AUTO
+    settings["edge_memory"] = comparison.edge_memory
+    names = list(settings)
+    settings["profile"] = in_json(comparison.profile)
     if not path.exists():
         return settings
     try:
@@ -196,7 +214,50 @@ def _check_same(comparison: Comparison) -> dict[str, Any]:
                 f"--{name.replace('_', '-')} is {saved.get(name)} in the comparison at {comparison.out}, got "
                 f"{settings[name]}; leave it as it was, or compare again with another --out"
             )
+    settings["profile"] = settings["profile"] or saved.get("profile")
     return settings
+
+
+def _measured(comparison: Comparison, was_named: bool) -> Measured:
+    """Return what the plan reckons with: a profile that was named, of which a copy is kept, or a new one.
+
+    Args:
+        comparison: which it is for.
+        was_named: whether it has, or was begun with, a profile that was named.
+
+    Raises:
+        ConfigError: the one that is named is of another training, lacks what is asked for, or is not that of
+            the comparison so far.
+        HeadwaterError: measuring failed.
+    """
+    kept = comparison.out / "profile.json"
+    if not was_named:
+        return measured_in(kept, comparison.config, comparison.strategies)
+    named = comparison.profile or kept
+    rate = comparison.rates[0] if comparison.rates else None
+    measured = measured_before(named, replace(comparison.config, link_rate=rate))
+    _check_has(comparison, measured, named)
+    if not kept.exists():
+        write_atomic(kept, named.read_bytes())
+    elif kept.read_bytes() != named.read_bytes():
+        raise ConfigError(
+            f"the comparison at {comparison.out} was begun with another profile than {named}; give {kept}, "
+            "or compare again with another --out"
+        )
+    return measured
+
+
+def _check_has(comparison: Comparison, measured: Measured, path: Path) -> None:
+    """Raise ConfigError where a profile lacks a strategy, or what is not open of split point and width."""
+    known = {each.strategy for each in plans(measured.costs, measured.link)}
+    for name in comparison.strategies:
+        if find_strategy(name).cut == "split":
+            choose(replace(comparison.config, strategy=name), measured, measured.link)
+        elif name not in known:
+            raise ConfigError(
+                f"the profile {path} has no {name}; measure again with edge-worker profile --strategies "
+                f"{','.join(comparison.strategies)}"
+            )
 
 
 # ------------------------------------------------------------------ one cell
@@ -215,8 +276,8 @@ def _result(comparison: Comparison, cell: Cell, measured: Measured, stop: Stop |
     run_dir = RunDir(config.run_dir)
     predicted = None
     try:
-        link = emulated_link(config.link_rate, config.link_rate_down, config.link_latency) or measured.link
-        config = _chosen(config, run_dir, measured, link)
+        link = link_for(config, measured)
+        config = _chosen(config, run_dir, measured, link, comparison.edge_memory)
         if find_strategy(config.strategy).cut == "split":
             cell = replace(cell, split=config.split, bits=config.bits)
         if (plan := _plan(config, measured, link)) is not None:
@@ -230,17 +291,20 @@ def _result(comparison: Comparison, cell: Cell, measured: Measured, stop: Stop |
     except HeadwaterError as error:
         if stop is None or stop.event.is_set():  # it is tried, or was not to be
             return None
-        failed = f"{error}; to begin it anew, delete {config.run_dir}"
+        begun = config.run_dir.exists()
+        failed = f"{error}; to begin it anew, delete {config.run_dir}" if begun else str(error)
         log.warning("%s at %s failed: %s", cell.label, cell.link, failed)
         return Result(cell=cell, predicted=predicted, error=failed)
 
 
-def _chosen(config: TrainConfig, run_dir: RunDir, measured: Measured, link: Link) -> TrainConfig:
+def _chosen(
+    config: TrainConfig, run_dir: RunDir, measured: Measured, link: Link, edge_memory: int | None
+) -> TrainConfig:
     """Return the settings with the choice that a cell was begun with, or else the plan's."""
     if not is_open(config):
         return config
     if run_dir.is_new:
-        return with_choice(config, choose(config, measured, link))
+        return with_choice(config, choose(config, measured, link, edge_memory))
     begun = run_dir.settings()
     return replace(config, split=begun["split"], bits=begun["bits"])
 

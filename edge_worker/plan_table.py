@@ -65,7 +65,9 @@ def _print(measured: Measured, link: Link, ranked: list[Plan]) -> None:
         f"{model} on {dataset}, {rates}: one epoch of {measured.costs.epochs}",
         ("time", "edge", "link", "cloud"),
     )
-    sizes = _table("what it sends in an epoch, and takes of the edge's memory", ("sent", "memory"))
+    sizes = _table(
+        "what goes up and down in an epoch, and what it takes of the edge's memory", ("up", "down", "memory")
+    )
     for each in shown:
         choice = (each.strategy, each.details or "")
         busy = (
@@ -73,13 +75,16 @@ def _print(measured: Measured, link: Link, ranked: list[Plan]) -> None:
             for seconds in (each.edge_s, each.link_s, each.cloud_s)
         )
         times.add_row(*choice, format_duration(each.epoch_s), *busy)
-        sent = format_size(round(each.bytes_up)) if each.bytes_up else "-"
-        sizes.add_row(*choice, sent, format_size(each.memory_bytes))
+        sent = (format_size(round(nbytes)) if nbytes else "-" for nbytes in (each.bytes_up, each.bytes_down))
+        sizes.add_row(*choice, *sent, format_size(each.memory_bytes))
     for table in (times, sizes):
         table_console().print(table)
     if len(ranked) > len(shown):
         click.echo(f"({len(ranked) - len(shown)} more; --json has all)")
-    click.echo(f"edge: {measured.edge}; cloud: {measured.cloud}; measured {measured.made}")
+    rounds = (
+        "" if measured.rounds == 1 else f", {measured.rounds} rounds, apart by up to {measured.apart:.0%}"
+    )
+    click.echo(f"edge: {measured.edge}; cloud: {measured.cloud}; measured {measured.made}{rounds}")
 
 
 def _bests(ranked: list[Plan]) -> list[Plan]:
@@ -110,6 +115,9 @@ def _document(
         "settings": measured.settings,
         "edge": measured.edge,
         "cloud": measured.cloud,
+        "made": measured.made,
+        "rounds": measured.rounds,
+        "rounds_apart": measured.apart,
         "link": asdict(link),
         "verdict": told,
         "plans": [{**asdict(each), "bottleneck": each.bottleneck} for each in ranked],

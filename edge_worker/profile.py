@@ -65,18 +65,15 @@ def profile(
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C and SIGTERM
         log.warning("stopped while measuring; the same command goes on")
         raise
-    measured = replace(found[0], costs=median_costs([each.costs for each in found]))
+    costs = [each.costs for each in found]
+    apart_by, name = most_apart(costs)
+    measured = replace(found[0], costs=median_costs(costs), rounds=rounds, apart=apart_by)
     write_profile(path, measured)
     for each in files:
         each.unlink(missing_ok=True)
     if rounds > 1:
-        log.info("the rounds are apart by up to %.0f %%: %s", *_apart(found))
+        log.info("the rounds are apart by up to %.0f %%: %s", 100 * apart_by, name)
     return measured
-
-
-def _apart(found: Sequence[Measured]) -> tuple[float, str]:
-    share, name = most_apart([each.costs for each in found])
-    return 100 * share, name
 
 
 def _measure(

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from types import UnionType
@@ -29,6 +29,8 @@ class Measured:
         link: as it was emulated or measured.
         costs: what was measured.
         made: when, ISO 8601, UTC.
+        rounds: of how many measurements these are the medians.
+        apart: by what share the longest exceeded the shortest, at most.
     """
 
     settings: dict[str, Any]
@@ -38,6 +40,8 @@ class Measured:
     costs: Costs
     address: str = ""
     made: str = ""
+    rounds: int = 1
+    apart: float = 0.0
 
 
 def link_of(known: Link, rate: float | None, rate_down: float | None, latency_s: float | None) -> Link:
@@ -122,9 +126,11 @@ def _check(measured: Measured) -> None:
 def _made(kind: Any, value: Any) -> Any:
     """Return `value`, as JSON has it, as a `kind`; raises ValueError or TypeError where it is none."""
     if isinstance(kind, type) and is_dataclass(kind):
-        if not isinstance(value, dict) or set(value) != {field.name for field in fields(kind)}:
-            raise ValueError(f"{kind.__name__} needs {', '.join(field.name for field in fields(kind))}")
-        return kind(**{field.name: _made(field.type, value[field.name]) for field in fields(kind)})
+        types = {field.name: field.type for field in fields(kind)}
+        needed = {field.name for field in fields(kind) if field.default is MISSING}
+        if not isinstance(value, dict) or not needed <= set(value) <= set(types):
+            raise ValueError(f"{kind.__name__} needs {', '.join(types)}")
+        return kind(**{name: _made(types[name], each) for name, each in value.items()})
     if get_origin(kind) is UnionType:
         return None if value is None else _made(get_args(kind)[0], value)
     if get_origin(kind) is tuple:

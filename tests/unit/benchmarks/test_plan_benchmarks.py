@@ -90,10 +90,11 @@ def test_the_plan_is_judged_over_twenty_four_cells(run, monkeypatch, tmp_path):
     monkeypatch.setattr(plan_accuracy, "profiled", profiled)
     monkeypatch.setattr(plan_accuracy, "WHERE", {"resnet18": ("layer2", 4), "vgg16": ("layer2", 4)})
 
+    monkeypatch.setattr(plan_accuracy, "BAR", 0.2)
+
     found, asked = run(plan_accuracy)
 
     assert len(profiles) == len(set(profiles)) == 2 * 4 * 4
-    assert len(asked) == len({tuple(flags) for flags in asked}) == 24
     values = {(each["name"], *each["case"].values()): each["value"] for each in found}
     edge = ("vgg16", "1mbit", "full-edge")
     assert values[("predicted_epoch_s", *edge)] == pytest.approx(1.5 * COSTS.batches)
@@ -102,6 +103,10 @@ def test_the_plan_is_judged_over_twenty_four_cells(run, monkeypatch, tmp_path):
         abs(1.5 * COSTS.batches / EPOCH_S["full-edge"] - 1), abs=1e-4
     )
     assert values[("profiles_apart", "vgg16", "5mbit", "full-cloud")] == 0
+    assert len({tuple(flags) for flags in asked}) == 24
+    missed = [each for each in found if each["name"] == "error" and not each["holds"]]
+    assert 0 < len(missed) < 24
+    assert len(asked) == 24 + 2 * len(missed)  # to be sure that it is no accident
     (median,) = (each for each in found if each["name"] == "median_error")
     assert (median["case"], median["at_most"]) == ({"cells": 24}, 0.05)
 

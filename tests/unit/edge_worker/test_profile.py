@@ -201,8 +201,10 @@ def test_of_several_rounds_a_profile_has_the_median_of_those_that_have_a_part(tm
 
     monkeypatch.setattr(profiler.Asked, "ask", ask)
 
-    costs = profile.profile(CONFIG, SPLITS, tmp_path / "profile.json", rounds=3).costs
+    measured = profile.profile(CONFIG, SPLITS, tmp_path / "profile.json", rounds=3)
 
+    costs = measured.costs
+    assert (measured.rounds, measured.apart) == (3, pytest.approx(3.0))
     assert [each.split for each in costs.splits] == SPLITS
     assert [each.cloud_s for each in costs.splits] == pytest.approx([0.1, 0.25, 0.1])
     assert (costs.images.cloud_s, costs.whole.step_s) == (0.1, 0.5)

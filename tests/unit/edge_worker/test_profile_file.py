@@ -1,6 +1,7 @@
 """The profile's file: what is written is read again, and what is none is refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -31,6 +32,20 @@ def test_what_is_written_is_read_again(path):
     found = read_profile(path)
     assert (found.costs, found.link, found.settings) == (COSTS, LINK, MEASURED.settings)
     assert found.made.endswith("+00:00")
+
+
+def test_a_file_that_does_not_tell_of_rounds_is_of_one(path):
+    write_profile(path, MEASURED)
+    document = json.loads(path.read_text())
+    del document["rounds"], document["apart"]
+    path.write_text(json.dumps(document))
+
+    assert read_profile(path).rounds == 1
+
+
+def test_how_far_rounds_were_apart_is_said(capsys):
+    show_plan(replace(MEASURED, rounds=3, apart=0.12), LINK, None, as_json=False)
+    assert ", 3 rounds, apart by up to 12%\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -102,6 +117,8 @@ def test_the_tables_fit_a_narrow_terminal_and_have_the_best_of_each_strategy(cap
     assert all(len(line) <= 80 and "…" not in line for line in tables)
     for choice in ("split-learning", "--images once", "--images resend", "full-edge"):
         assert sum(choice in line for line in tables) >= 2, choice
+    chained = [line for line in tables if "split-learning" in line]
+    assert "2.384MiB" in chained[-1]  # of gradients, in ten batches
     assert "best: hierarchical layer1, 4 bits; the cloud is what takes time." in said
     assert "about time alone" in said
     assert "A link 2 times as fast would gain nothing." in said
@@ -116,6 +133,7 @@ def test_json_has_all_of_it(capsys):
     assert found["plans"][0]["split"] == "layer1"
     assert found["plans"][0]["bottleneck"] == "cloud"
     assert found["verdict"].startswith("best: hierarchical")
+    assert (found["rounds"], found["rounds_apart"]) == (1, 0.0)
     assert [each["times"] for each in found["faster_link"]] == [2, 10]
     assert all(each["memory_bytes"] <= 100_000_000 for each in found["plans"])
 
