@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from benchmarks.activations import data_dir
 from benchmarks.processes import cloud_at, run_edge
 from benchmarks.report import Report, benchmark
 
@@ -33,7 +34,7 @@ def measure(work: Path, strategy: str, arguments: list[str]) -> dict[str, Any]:
 
 
 @benchmark
-@click.option("--data-dir", default="../shared/data", show_default=True, help="Where CIFAR-10 is.")
+@data_dir
 @click.option("--train-limit", default=20_000, show_default=True, help="Training images.")
 @click.option("--epochs", default=5, show_default=True)
 @click.option("--seeds", default=3, show_default=True, help="How many, from 0.")
@@ -42,7 +43,7 @@ def measure(work: Path, strategy: str, arguments: list[str]) -> dict[str, Any]:
     "--work", type=click.Path(path_type=Path), default=Path("runs/accuracy"), help="Where runs are kept."
 )
 def main(
-    report: Report, data_dir: str, train_limit: int, epochs: int, seeds: int, precision: str, work: Path
+    report: Report, data_dir: Path, train_limit: int, epochs: int, seeds: int, precision: str, work: Path
 ) -> None:
     """ResNet-18 on CIFAR-10, cut at layer2, 4 bits, 10mbit, against the network trained whole on the edge."""
     if report.quick:

@@ -17,9 +17,11 @@ BATCH = 128
 data_dir = click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),
+    envvar="HEADWATER_DATA",
+    show_envvar=True,
     default=Path("../shared/data"),
     show_default=True,
-    help="Where CIFAR-10 is; without it, activations are those of synthetic images.",
+    help="The folder of the data sets, as docs/reproduce.md has it.",
 )
 
 

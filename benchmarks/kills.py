@@ -207,7 +207,7 @@ def measure(work: Path, kills: int, arguments: Sequence[str]) -> tuple[dict[str,
 @benchmark
 @click.option("--kills", default=100, show_default=True, help="How many in all.")
 @click.option("--strategy", type=click.Choice(STRATEGIES), default=STRATEGIES[0], show_default=True)
-@click.option("--work", type=click.Path(path_type=Path), help="Where runs are kept.  [default: nowhere]")
+@click.option("--work", type=click.Path(path_type=Path), help="Where runs are kept.  [default: none is kept]")
 def main(report: Report, kills: int, strategy: str, work: Path | None) -> None:
     """Runs that end otherwise than an untouched one, after so many kills."""
     with TemporaryDirectory() as scratch:

@@ -154,7 +154,7 @@ def tell(report: Report, case: dict[str, Any], run: dict[str, Any]) -> None:
 
 @benchmark
 @click.option("--pairs", default=3, show_default=True, help="Pairs of runs.")
-@click.option("--work", type=click.Path(path_type=Path), help="Where runs are kept.  [default: nowhere]")
+@click.option("--work", type=click.Path(path_type=Path), help="Where runs are kept.  [default: none is kept]")
 def main(report: Report, pairs: int, work: Path | None) -> None:
     """The time that a run takes whose link is down for 30 % of it, against one whose link is not."""
     arguments = RUN.split()

@@ -157,7 +157,7 @@ def measure(report: Report, headline: Headline, profile: Path, settings: list[st
 
 @benchmark
 @data_dir
-@click.option("--work", type=click.Path(path_type=Path), help="Where runs are kept.  [default: nowhere]")
+@click.option("--work", type=click.Path(path_type=Path), help="Where runs are kept.  [default: none is kept]")
 def main(report: Report, data_dir: Path, work: Path | None) -> None:
     """Where the paper's headlines are met, and what one row of each takes."""
     with TemporaryDirectory() as scratch:

@@ -94,7 +94,7 @@ def _report(
 
 @benchmark
 @data_dir
-@click.option("--work", type=click.Path(path_type=Path), help="Where runs are kept.  [default: nowhere]")
+@click.option("--work", type=click.Path(path_type=Path), help="Where runs are kept.  [default: none is kept]")
 def main(report: Report, data_dir: Path, work: Path | None) -> None:
     """How far predicted epochs are from measured ones."""
     cases, rates = ((QUICK,), RATES[1:2]) if report.quick else (CASES, RATES)

@@ -107,7 +107,7 @@ def is_right(report: Report, case: dict[str, Any], plans: Sequence[Plan], timed:
 
 @benchmark
 @data_dir
-@click.option("--work", type=click.Path(path_type=Path), help="Where runs are kept.  [default: nowhere]")
+@click.option("--work", type=click.Path(path_type=Path), help="Where runs are kept.  [default: none is kept]")
 def main(report: Report, data_dir: Path, work: Path | None) -> None:
     """In how many settings the plan's first choice is the fastest, or nearly so."""
     models, rates, images = (MODELS[:1], RATES[:1], 96) if report.quick else (MODELS, RATES, IMAGES)

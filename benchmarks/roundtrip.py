@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
+from benchmarks.activations import data_dir
 from benchmarks.processes import cloud_at, export, lines_of, run_edge, start_edge, wait_for
 from benchmarks.report import Report, benchmark
 from common.data.datasets import Dataset, open_dataset
@@ -77,9 +78,9 @@ def round_trip(work: Path, arguments: list[str], dataset: Dataset) -> tuple[dict
 
 
 @benchmark
-@click.option("--data-dir", default="../shared/data", show_default=True, help="Where CIFAR-10 is.")
+@data_dir
 @click.option("--train-limit", default=5000, show_default=True, help="Training images.")
-def main(report: Report, data_dir: str, train_limit: int) -> None:
+def main(report: Report, data_dir: Path, train_limit: int) -> None:
     """Differences in accuracy between each run's summary and its export, in points."""
     cases = [(model, split, bits) for model in CASES for split in CASES[model][1] for bits in (4, 32)]
     cases = [case for case in cases if case[2] == 4 or case[1] in ("layer2", "pool3")]
@@ -95,7 +96,7 @@ def main(report: Report, data_dir: str, train_limit: int) -> None:
         case = {"command": f"edge-worker train {arguments}"}
         if report.is_done("export_difference", case):
             continue
-        dataset = open_dataset(name, Path(data_dir), test_limit=test_limits[bits], need_train=False)
+        dataset = open_dataset(name, data_dir, test_limit=test_limits[bits], need_train=False)
         with tempfile.TemporaryDirectory() as work:
             summary, accuracy = round_trip(Path(work), arguments.split(), dataset)
         report.figure("resumes", case, summary["resumes"], "times", at_least=1)

@@ -87,7 +87,7 @@ def measure(report: Report, case: Case, found: dict[str, Any]) -> None:
 
 @benchmark
 @data_dir
-@click.option("--work", type=click.Path(path_type=Path), help="Where runs are kept.  [default: nowhere]")
+@click.option("--work", type=click.Path(path_type=Path), help="Where runs are kept.  [default: none is kept]")
 def main(report: Report, data_dir: Path, work: Path | None) -> None:
     """The time that each strategy takes, and how that of the method compares."""
     with TemporaryDirectory() as scratch:

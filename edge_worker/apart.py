@@ -90,12 +90,13 @@ def _serve(
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, ASKED)
     threading.Thread(target=_end_with, args=(lifeline, graceful), daemon=True).start()
+    answer: tuple[Any, HeadwaterError | None]
     try:
-        value = function(*arguments)
+        answer = function(*arguments), None
     except HeadwaterError as error:
-        say.send((None, error))
-    else:
-        say.send((value, None))
+        answer = None, error
+    with suppress(BrokenPipeError):  # the other process is gone
+        say.send(answer)
 
 
 def _end_with(lifeline: Connection, graceful: bool) -> None:

@@ -91,7 +91,13 @@ def link_for(config: TrainConfig, measured: Measured) -> Link:
 def check_unused(flag: str, value: object) -> None:
     """Raise ConfigError where a flag that a choice needs is given, though none is open."""
     if value is not None:
-        raise ConfigError(f"{flag} is for --split auto and --bits auto; leave it out")
+        raise ConfigError(f"{flag} is for --split auto or --bits auto; leave it out")
+
+
+def check_fits(plan: Plan, edge_memory: int | None) -> None:
+    """Raise ConfigError where a choice takes more than so many bytes on the edge."""
+    if edge_memory is not None and plan.memory_bytes > edge_memory:
+        raise ConfigError(none_fits([plan], edge_memory))
 
 
 def check_has_choice(config: TrainConfig) -> None:

@@ -23,6 +23,7 @@ PARTS = {"edge_s": ("edge", "#009e73"), "link_s": ("link", "#d55e00"), "cloud_s"
 WAYS = {"bytes_up": ("sent", "#d55e00"), "bytes_down": ("received", "#f0b27a")}
 LINES: tuple[Any, ...] = ("-", "--", ":", "-.")  # one for each link
 MiB = float(1 << 20)
+LABEL = 0.15  # of an axis, what is written at a bar's end takes
 LEAST_SPAN = 10.0  # of an axis of accuracies, per cent: one drawn closer shows noise
 STYLE: dict[Any, Any] = {
     "font.size": 9.0,
@@ -40,11 +41,12 @@ NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 Rows = Sequence[dict[str, Any]]
 
 
-def draw(cells: Rows) -> dict[str, tuple[str, bytes, str]]:
+def draw(cells: Rows, heading: str) -> dict[str, tuple[str, bytes, str]]:
     """Return each chart by its name: what it shows, as PNG, and as SVG.
 
     Args:
         cells: those of the JSON report that were trained.
+        heading: what they trained; a PNG says it, as it may stand alone.
     """
     charts: dict[str, tuple[str, Callable[[Axes, Rows], None]]] = {
         "epoch-time": ("Time of an epoch; the diamond: as planned", _epoch_times),
@@ -60,19 +62,25 @@ def draw(cells: Rows) -> dict[str, tuple[str, bytes, str]]:
         "bytes": ("Sent and received in an epoch", _stacked(WAYS, "MiB", MiB)),
         "memory": ("Peak memory of the edge", _bars("memory_bytes", "MiB", MiB)),
     }
-    return {name: (title, *_rendered(name, function, cells)) for name, (title, function) in charts.items()}
+    return {
+        name: (title, *_rendered(name, f"{heading}: {title[0].lower()}{title[1:]}", function, cells))
+        for name, (title, function) in charts.items()
+    }
 
 
-def _rendered(name: str, function: Callable[[Axes, Rows], None], cells: Rows) -> tuple[bytes, str]:
+def _rendered(
+    name: str, title: str, function: Callable[[Axes, Rows], None], cells: Rows
+) -> tuple[bytes, str]:
     # Ids in a drawing come of the salt: several of them share a page.
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
         bars = not name.startswith("accuracy")
-        figure = Figure(figsize=(6.4, 1.1 + 0.3 * len(cells) if bars else 4.2), layout="constrained")
+        figure = Figure(figsize=(6.4, 1.3 + 0.3 * len(cells) if bars else 4.2), layout="constrained")
         FigureCanvasAgg(figure)
         function(figure.add_subplot(), cells)
         png, svg = BytesIO(), BytesIO()
-        figure.savefig(png, format="png", dpi=150)
         figure.savefig(svg, format="svg", transparent=True, metadata=NO_METADATA)
+        figure.suptitle(title, fontsize=10)  # the page has it beside the drawing
+        figure.savefig(png, format="png", dpi=150)
     text = svg.getvalue().decode()
     return png.getvalue(), text[text.index("<svg") :]
 
@@ -98,11 +106,14 @@ def _epoch_times(axes: Axes, cells: Rows) -> None:
     places = _places(axes, cells)
     axes.barh(places, [cell["epoch_s"] for cell in cells], color=_colours(cells))
     ends = []
+    longest = max(cell["epoch_s"] for cell in cells)
     for place, cell in zip(places, cells, strict=True):
-        expected = cell["predicted_epoch_s"]
+        end, expected = cell["epoch_s"], cell["predicted_epoch_s"]
         if expected is not None:
             axes.plot(expected, place, marker="D", markersize=5, color="black", markeredgecolor="white")
-        ends.append(max(cell["epoch_s"], expected or 0.0))
+            if end < expected < end + LABEL * longest:  # it would stand on what is written there
+                end = expected
+        ends.append(end)
     _label(axes, places, ends, [f"{_short(cell['epoch_s'])} s" for cell in cells])
     axes.set_xlabel("seconds")
 
@@ -115,8 +126,9 @@ def _stacked(parts: dict[str, tuple[str, str]], unit: str, per: float) -> Callab
             widths = [cell[part] / per for cell in cells]
             axes.barh(places, widths, left=left, color=colour, label=name)
             left = [start + width for start, width in zip(left, widths, strict=True)]
+        axes.set_xlim(0, 1.05 * max(left) or 1.0)
         axes.set_xlabel(unit)
-        axes.legend(frameon=False, loc="best")
+        axes.figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8.5)
 
     return draw_stacks
 
@@ -136,7 +148,7 @@ def _label(axes: Axes, places: Sequence[float], ends: Sequence[float], texts: Se
     """Write beside each bar what it says."""
     for place, end, text in zip(places, ends, texts, strict=True):
         axes.annotate(text, (end, place), xytext=(6, 0), textcoords="offset points", va="center")
-    axes.set_xlim(0, 1.22 * max(ends) or 1.0)
+    axes.set_xlim(0, 1.22 * axes.dataLim.x1 or 1.0)
 
 
 def _short(value: float) -> str:

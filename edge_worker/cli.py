@@ -238,5 +238,5 @@ def compare(
     if ended.failed:
         raise HeadwaterError(
             f"{ended.failed} of {len(ended.report['cells'])} cells failed, as the report says; "
-            "the same command tries them again"
+            "the same command tries them again, and leaves alone what is trained"
         )

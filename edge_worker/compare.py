@@ -21,6 +21,7 @@ from common.strategies import find_strategy
 from common.units import Rate
 from edge_worker.apart import BrokenOffError, apart
 from edge_worker.auto import (
+    check_fits,
     check_unused,
     choose,
     is_open,
@@ -282,6 +283,7 @@ def _result(comparison: Comparison, cell: Cell, measured: Measured, stop: Stop |
             cell = replace(cell, split=config.split, bits=config.bits)
         if (plan := _plan(config, measured, link)) is not None:
             predicted = expected(plan)
+            check_fits(plan, comparison.edge_memory)
         if not run_dir.summary_file.exists():
             if stop is None:
                 return None
@@ -292,7 +294,8 @@ def _result(comparison: Comparison, cell: Cell, measured: Measured, stop: Stop |
         if stop is None or stop.event.is_set():  # it is tried, or was not to be
             return None
         begun = config.run_dir.exists()
-        failed = f"{error}; to begin it anew, delete {config.run_dir}" if begun else str(error)
+        anew = f"; the same command tries it again; to begin it anew then, first delete {config.run_dir}"
+        failed = f"{error}{anew if begun else ''}"
         log.warning("%s at %s failed: %s", cell.label, cell.link, failed)
         return Result(cell=cell, predicted=predicted, error=failed)
 

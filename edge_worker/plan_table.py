@@ -9,6 +9,7 @@ import click
 from rich.table import Table
 
 from common.console import table_console
+from common.errors import ConfigError
 from common.units import format_duration, format_rate, format_size
 from edge_worker.costs import FASTEST_BPS, Link
 from edge_worker.planner import NO_TIME, Plan, best_of, changes, none_fits, rank, verdict
@@ -16,23 +17,32 @@ from edge_worker.profile_file import Measured
 
 SHOWN = 8
 FASTER = (2, 10)
+BEST = " *"
 
 
 def show_plan(measured: Measured, link: Link, edge_memory: int | None, as_json: bool) -> None:
-    """Print the choices over `link`, as tables or as one JSON document."""
+    """Print the choices over `link`, as tables or as one JSON document.
+
+    Raises:
+        ConfigError: none of them fits into so many bytes of the edge's memory.
+    """
     ranked = rank(measured.costs, link, edge_memory)
     turns = changes(measured.costs, link.down_bps / link.up_bps, link.latency_s, edge_memory)
     faster = [(times, rank(measured.costs, _faster(link, times), edge_memory)) for times in FASTER]
-    told = verdict(ranked) if ranked else none_fits(rank(measured.costs, link), edge_memory or 0)
+    everything = rank(measured.costs, link)
+    left_out = [each for each in everything if each not in ranked]
+    told = verdict(ranked) if ranked else none_fits(everything, edge_memory or 0)
     if as_json:
-        document = _document(measured, link, ranked, told, turns, faster)
+        document = _document(measured, link, ranked, left_out, told, turns, faster)
         click.echo(json.dumps(document, indent=2, default=str))
-        return
-    if ranked:
-        _print(measured, link, ranked)
-    click.echo(told + ".")
     if not ranked:
+        raise ConfigError(told)
+    if as_json:
         return
+    _print(measured, link, ranked)
+    click.echo(told + ".")
+    if left_out:
+        click.echo(_what_does_not_fit(left_out, ranked[0], edge_memory or 0))
     if best_of(ranked) != ranked[0]:
         click.echo(f"Of widths that take next to no more time, under {NO_TIME:.0%}, the widest is the best.")
     click.echo(
@@ -45,10 +55,22 @@ def show_plan(measured: Measured, link: Link, edge_memory: int | None, as_json: 
             if gain < 1 + NO_TIME
             else f"be {gain:.2f} times as fast, with {best_of(choices).name}"
         )
-        click.echo(f"A link {times} times as fast would {would}.")
+        click.echo(f"With a link {times} times as fast, training would {would}.")
     click.echo("The best choice by the uplink's rate, the downlink's in proportion:")
     for rate, choice in turns:
         click.echo(f"  from {format_rate(rate)}: {choice.name}")
+
+
+def _what_does_not_fit(left_out: list[Plan], first: Plan, edge_memory: int) -> str:
+    """Say what more memory would bring."""
+    told = f"Left out by --edge-memory {format_size(edge_memory)}: {len(left_out)}"
+    fastest = left_out[0]
+    if fastest.epoch_s * (1 + NO_TIME) >= first.epoch_s:
+        return f"{told}, none of them faster."
+    return (
+        f"{told}; the fastest of them, {fastest.name}, takes {format_duration(fastest.epoch_s)} and "
+        f"{format_size(fastest.memory_bytes)}."
+    )
 
 
 def _faster(link: Link, times: float) -> Link:
@@ -62,14 +84,14 @@ def _print(measured: Measured, link: Link, ranked: list[Plan]) -> None:
     down = "no bound" if link.down_bps >= FASTEST_BPS else format_rate(link.down_bps)
     rates = f"{format_rate(link.up_bps)} up, {down} down, {format_duration(link.latency_s)}"
     times = _table(
-        f"{model} on {dataset}, {rates}: one epoch of {measured.costs.epochs}",
+        f"{model} on {dataset}, {rates}: one of {measured.costs.epochs} epochs",
         ("time", "edge", "link", "cloud"),
     )
     sizes = _table(
         "what goes up and down in an epoch, and what it takes of the edge's memory", ("up", "down", "memory")
     )
     for each in shown:
-        choice = (each.strategy, each.details or "")
+        choice = (each.strategy, (each.details or "") + (BEST if each == best_of(ranked) else ""))
         busy = (
             format_duration(seconds) if seconds else "-"
             for seconds in (each.edge_s, each.link_s, each.cloud_s)
@@ -79,10 +101,12 @@ def _print(measured: Measured, link: Link, ranked: list[Plan]) -> None:
         sizes.add_row(*choice, *sent, format_size(each.memory_bytes))
     for table in (times, sizes):
         table_console().print(table)
-    if len(ranked) > len(shown):
-        click.echo(f"({len(ranked) - len(shown)} more; --json has all)")
+    more = f"; {len(ranked) - len(shown)} more, --json has all" if len(ranked) > len(shown) else ""
+    click.echo(f"(*: the best{more})")
     rounds = (
-        "" if measured.rounds == 1 else f", {measured.rounds} rounds, apart by up to {measured.apart:.0%}"
+        " once; where others use a machine, --rounds 3 is surer"
+        if measured.rounds == 1
+        else f", {measured.rounds} rounds, apart by up to {measured.apart:.0%}"
     )
     click.echo(f"edge: {measured.edge}; cloud: {measured.cloud}; measured {measured.made}{rounds}")
 
@@ -107,6 +131,7 @@ def _document(
     measured: Measured,
     link: Link,
     ranked: list[Plan],
+    left_out: list[Plan],
     told: str,
     turns: list[tuple[float, Plan]],
     faster: list[tuple[int, list[Plan]]],
@@ -120,7 +145,8 @@ def _document(
         "rounds_apart": measured.apart,
         "link": asdict(link),
         "verdict": told,
-        "plans": [{**asdict(each), "bottleneck": each.bottleneck} for each in ranked],
+        "plans": [_in_json(each) for each in ranked],
+        "left_out": [_in_json(each) for each in left_out],
         "changes": [{"from_bps": rate, "choice": choice.name} for rate, choice in turns],
         "faster_link": [
             {"times": times, "choice": best_of(choices).name, "epoch_s": best_of(choices).epoch_s}
@@ -128,3 +154,7 @@ def _document(
             if choices
         ],
     }
+
+
+def _in_json(plan: Plan) -> dict[str, Any]:
+    return {**asdict(plan), "bottleneck": plan.bottleneck}

@@ -2,6 +2,7 @@
 
 import json
 import math
+import tempfile
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -68,6 +69,11 @@ def check_folder(out: Path) -> None:
     """Raise ConfigError where a profile could not be written to `out`, before anything is measured."""
     if not out.parent.is_dir():
         raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it, or name another file")
+    try:
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise ConfigError(f"--out {out}: {error.strerror} in {out.parent}; name another file") from error
 
 
 def write_profile(path: Path, measured: Measured) -> None:
@@ -94,12 +100,16 @@ def read_profile(path: Path) -> Measured:
             f"--profile {path} is no profile, as it is no JSON ({error}); edge-worker profile writes one"
         ) from error
     try:
+        if not isinstance(document, dict):
+            raise TypeError("it has no object")
         if document.pop("format", FORMAT) != FORMAT:
             raise ValueError("it is of another release; measure again")
         made: Measured = _made(Measured, document)
         _check(made)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ConfigError(f"--profile {path} is no profile: {error}") from error
+        raise ConfigError(
+            f"--profile {path} is no profile: {error}; edge-worker profile writes one"
+        ) from error
     return made
 
 
@@ -129,7 +139,7 @@ def _made(kind: Any, value: Any) -> Any:
         types = {field.name: field.type for field in fields(kind)}
         needed = {field.name for field in fields(kind) if field.default is MISSING}
         if not isinstance(value, dict) or not needed <= set(value) <= set(types):
-            raise ValueError(f"{kind.__name__} needs {', '.join(types)}")
+            raise ValueError(f"{kind.__name__.lower()} needs {', '.join(types)}")
         return kind(**{name: _made(types[name], each) for name, each in value.items()})
     if get_origin(kind) is UnionType:
         return None if value is None else _made(get_args(kind)[0], value)

@@ -142,7 +142,7 @@ class Profiler:
         """Return what there is; raises ConfigError where the cloud took nothing."""
         if self._back is None:
             raise ConfigError("nothing could be measured with this cloud; the lines above say why")
-        threads = ", ".join(f"{number or '-'} {where}" for where, number in self._threads.items())
+        threads = ", ".join(f"{number} {where}" for where, number in self._threads.items() if number)
         return Measured(
             settings=self._settings,
             edge=f"{self._machine}, threads: {threads}",

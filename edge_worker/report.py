@@ -19,6 +19,8 @@ from edge_worker.charts import draw
 from edge_worker.planner import METHOD
 
 FORMAT = 1
+# As many times as long as expected, or as short, that something must have been in the way.
+FAR_OFF = 1.5
 
 # The table's columns: what they are called, the figure, and how it is written.
 COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
@@ -46,7 +48,7 @@ def write_report(out: Path, comparison: dict[str, Any]) -> dict[str, Any]:
     write_atomic(out / "report.json", json.dumps(whole, indent=2, default=str).encode() + b"\n")
     write_atomic(out / "report.csv", _csv(whole["cells"]))
     trained = [cell for cell in whole["cells"] if cell["error"] is None]
-    charts = draw(trained) if trained else {}
+    charts = draw(trained, heading(whole)) if trained else {}
     for name, (_, png, _) in charts.items():
         write_atomic(out / f"{name}.png", png)
     write_atomic(out / "report.html", _page(whole, charts).encode())
@@ -68,12 +70,41 @@ def _page(whole: dict[str, Any], charts: dict[str, tuple[str, bytes, str]]) -> s
     )
     return environment.get_template("report.html").render(
         whole=whole,
-        sentences=verdicts(whole),
+        heading=heading(whole),
+        images=[images_of(whole, part) for part in ("train", "test")],
+        sentences=[*verdicts(whole), *doubts(whole)],
         columns=COLUMNS,
         charts={name: (title, svg) for name, (title, _, svg) in charts.items()},
         # As it must be inside of a page: nothing in it ends the element.
         data=json.dumps(whole, default=str).replace("<", "\\u003c"),
     )
+
+
+def heading(whole: dict[str, Any]) -> str:
+    """Return what was trained on what, in a few words."""
+    return f"{whole['settings'].get('model')} on {whole['settings'].get('dataset')}"
+
+
+def images_of(whole: dict[str, Any], part: str) -> str:
+    """Say how many images of a part of the data set, "train" or "test", were taken."""
+    limit = whole["settings"].get(f"{part}_limit")
+    return "all" if limit is None else f"{limit:,}"
+
+
+def doubts(whole: dict[str, Any]) -> list[str]:
+    """Say which cells took a far longer or shorter time than expected, and what is to be made of it."""
+    far = []
+    for cell in whole["cells"]:
+        took, expected = cell["epoch_s"], cell["predicted_epoch_s"]
+        if took and expected and not 1 / FAR_OFF <= took / expected <= FAR_OFF:
+            where = "" if cell["link"] == "no link" else f" at {cell['link']}"
+            far.append(f"{cell['label']}{where} ({took / expected:.2g} times as long)")
+    if not far:
+        return []
+    return [
+        f"Far from what was expected: {', '.join(far)}. Was a machine busy with other work, now or when it "
+        "was profiled? Then profile and compare again before you trust these times."
+    ]
 
 
 def verdicts(whole: dict[str, Any]) -> list[str]:
@@ -104,7 +135,7 @@ def _share(times: float) -> int:
 
 def print_report(whole: dict[str, Any]) -> None:
     """Print the comparison as a table, and what it comes to."""
-    table = Table(title=f"{whole['settings'].get('model')} on {whole['settings'].get('dataset')}: one epoch")
+    table = Table(title=f"{heading(whole)}, {images_of(whole, 'train')} images: one epoch")
     shown = [each for each in COLUMNS if each[1] in ("epoch_s", "predicted_epoch_s", "bytes_up", "accuracy")]
     for name in ("link", "strategy", "cut", *(name for name, _, _ in shown)):
         table.add_column(name, justify="left" if name in ("link", "strategy", "cut") else "right")
@@ -113,5 +144,5 @@ def print_report(whole: dict[str, Any]) -> None:
         texts = ["-" if cell[figure] is None else text(cell[figure]) for _, figure, text in shown]
         table.add_row(cell["link"], cell["label"], cut, *(texts if cell["error"] is None else ["failed"]))
     table_console(piped=100).print(table)
-    for sentence in verdicts(whole):
+    for sentence in (*verdicts(whole), *doubts(whole)):
         click.echo(sentence)

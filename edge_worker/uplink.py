@@ -199,7 +199,7 @@ class Uplink:
         if self._outbox.complete:
             return "what is left is sent then"
         waits = not self._started or self._outbox.blocked or self._gradients is not None
-        return "training waits" if waits else "training goes on"
+        return "training waits until it is back" if waits else "training goes on"
 
     @property
     def _was_welcome(self) -> bool:

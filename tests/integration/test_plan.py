@@ -48,8 +48,9 @@ def test_a_profile_has_what_a_plan_needs(clouds, tmp_path):
     assert slow["plans"][0]["strategy"] == "full-edge"
     assert slow["verdict"].startswith("full-edge is faster here than the method")
     assert "best choice by the uplink's rate" in run("plan", "--profile", path).stdout
-    none = run("plan", "--profile", path, "--edge-memory", "1MiB").stdout
-    assert none.startswith("nothing fits into --edge-memory 1MiB: the least is ")
+    none = run("plan", "--profile", path, "--edge-memory", "1MiB")
+    assert none.returncode == 1
+    assert none.stderr.startswith("Error: nothing fits into --edge-memory 1MiB: the least is ")
 
 
 @pytest.mark.parametrize(

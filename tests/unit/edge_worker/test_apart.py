@@ -86,7 +86,11 @@ from tests.unit.edge_worker import test_apart
 apart(test_apart.{called}, pathlib.Path({str(path)!r}){options})
 """
     # With -c, as with `python -m pytest`, the directory it runs in is where modules are looked for.
-    with subprocess.Popen([sys.executable, "-c", code], env=worker_env()) as parent:
+    said = tmp_path / "said"
+    with (
+        said.open("w") as file,
+        subprocess.Popen([sys.executable, "-c", code], env=worker_env(), stderr=file) as parent,
+    ):
         try:
             wait_for(lambda: path.exists() and path.read_text() != "", "the other process", timeout_s=60)
         finally:
@@ -94,3 +98,4 @@ apart(test_apart.{called}, pathlib.Path({str(path)!r}){options})
 
     child = int(path.read_text())
     wait_for(lambda: not is_alive(child), "its end", timeout_s=30)
+    assert "Traceback" not in said.read_text()

@@ -128,6 +128,15 @@ def test_a_choice_fits_into_the_edge_s_memory(begin):
     assert "delete" not in error  # there is nothing of it
 
 
+@pytest.mark.parametrize(("edge_memory", "complaint"), [(300_000_000, None), (299_999_999, "nothing fits")])
+def test_what_is_not_cut_must_fit_into_the_edge_s_memory_too(tmp_path, asked, edge_memory, complaint):
+    whole = replace(comparison(tmp_path), strategies=["full-edge"], config=OPEN, edge_memory=edge_memory)
+    error = compare.compare(whole).report["cells"][0]["error"]
+
+    assert (complaint or "stopped by a signal") in error
+    assert asked == ([] if complaint else ["no-link-full-edge"])
+
+
 @pytest.mark.parametrize(
     ("config", "has", "complaint"),
     [

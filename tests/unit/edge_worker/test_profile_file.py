@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -9,7 +10,8 @@ from common.errors import ConfigError
 from common.units import parse_rate
 from edge_worker.costs import Link
 from edge_worker.plan_table import show_plan
-from edge_worker.profile_file import Measured, link_of, read_profile, write_profile
+from edge_worker.planner import rank
+from edge_worker.profile_file import Measured, check_folder, link_of, read_profile, write_profile
 from tests.unit.edge_worker.test_planner import COSTS, LINK
 
 MEASURED = Measured(
@@ -52,9 +54,9 @@ def test_how_far_rounds_were_apart_is_said(capsys):
     ("change", "complaint"),
     [
         (lambda document: document.update(format=1), "another release; measure again"),
-        (lambda document: document.clear(), "Measured needs settings, edge"),
-        (lambda document: document.pop("costs"), "Measured needs settings, edge"),
-        (lambda document: document["costs"].update(more=1), "Costs needs batches"),
+        (lambda document: document.clear(), "measured needs settings, edge"),
+        (lambda document: document.pop("costs"), "measured needs settings, edge"),
+        (lambda document: document["costs"].update(more=1), "costs needs batches"),
         (lambda document: document["costs"].update(epochs="ten"), "'ten' should be int"),
         (lambda document: document["costs"].update(epochs=0), "epochs must be above 0"),
         (lambda document: document["link"].update(up_bps=0), "up_bps must be above 0"),
@@ -88,8 +90,8 @@ def test_a_file_that_is_missing_or_no_json_is_refused(path):
     path.write_text("{")
     with pytest.raises(ConfigError, match="is no profile"):
         read_profile(path)
-    path.write_text("[]")
-    with pytest.raises(ConfigError, match="is no profile"):
+    path.write_text("[1, 2]")
+    with pytest.raises(ConfigError, match=r"is no profile: it has no object; edge-worker profile writes one"):
         read_profile(path)
 
 
@@ -112,7 +114,7 @@ def test_the_tables_fit_a_narrow_terminal_and_have_the_best_of_each_strategy(cap
     show_plan(MEASURED, LINK, None, as_json=False)
 
     said = capsys.readouterr().out
-    assert "resnet18 on cifar10, 4mbit up, 8mbit down, 10ms: one epoch of 5" in said
+    assert "resnet18 on cifar10, 4mbit up, 8mbit down, 10ms: one of 5 epochs" in said
     tables = [line for line in said.splitlines() if line[:1] in "┃│"]
     assert all(len(line) <= 80 and "…" not in line for line in tables)
     for choice in ("split-learning", "--images once", "--images resend", "full-edge"):
@@ -121,7 +123,11 @@ def test_the_tables_fit_a_narrow_terminal_and_have_the_best_of_each_strategy(cap
     assert "2.384MiB" in chained[-1]  # of gradients, in ten batches
     assert "best: hierarchical layer1, 4 bits; the cloud is what takes time." in said
     assert "about time alone" in said
-    assert "A link 2 times as fast would gain nothing." in said
+    marked = [line for line in tables if " * " in line]
+    assert len(marked) == 2  # one in each table
+    assert all("layer1, 4 bits" in line for line in marked)
+    assert "With a link 2 times as fast, training would gain nothing." in said
+    assert "Left out" not in said
     assert "from 10kbit: full-edge" in said
     assert "edge: a Pi; cloud: a server" in said
 
@@ -136,14 +142,39 @@ def test_json_has_all_of_it(capsys):
     assert (found["rounds"], found["rounds_apart"]) == (1, 0.0)
     assert [each["times"] for each in found["faster_link"]] == [2, 10]
     assert all(each["memory_bytes"] <= 100_000_000 for each in found["plans"])
+    assert all(each["memory_bytes"] > 100_000_000 for each in found["left_out"])
+    assert len(found["plans"]) + len(found["left_out"]) == len(rank(COSTS, LINK))
+
+
+@pytest.mark.parametrize(
+    ("link", "edge_memory", "said"),
+    [
+        (LINK, 250_000_000, "Left out by --edge-memory 238.4MiB: 1, none of them faster.\n"),
+        (
+            replace(LINK, up_bps=1e4),
+            250_000_000,
+            "by --edge-memory 238.4MiB: 1; the fastest of them, full-edge, takes 10s and 286.1MiB.\n",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_counted_and_named_where_it_is_faster(capsys, link, edge_memory, said):
+    show_plan(MEASURED, link, edge_memory, as_json=False)
+    assert said in capsys.readouterr().out
 
 
 def test_nothing_that_fits_is_said(capsys):
-    show_plan(MEASURED, LINK, 1, as_json=False)
-    said = capsys.readouterr().out
-    assert said.startswith("nothing fits into --edge-memory 1B: the least is ")
-    assert said.count("\n") == 1
-    show_plan(MEASURED, LINK, 1, as_json=True)
+    with pytest.raises(ConfigError, match=r"^nothing fits into --edge-memory 1B: the least is "):
+        show_plan(MEASURED, LINK, 1, as_json=False)
+    assert capsys.readouterr().out == ""
+    with pytest.raises(ConfigError, match=r"^nothing fits into --edge-memory 1B"):
+        show_plan(MEASURED, LINK, 1, as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["plans"] == []
     assert found["verdict"].startswith("nothing fits into --edge-memory 1B")
+
+
+def test_where_a_profile_cannot_be_written_is_known_before_it_is_measured(tmp_path):
+    check_folder(tmp_path / "profile.json")
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ConfigError, match=r"^--out /proc/profile.json: .* in /proc; name another file$"):
+        check_folder(Path("/proc/profile.json"))

@@ -3,13 +3,14 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from common.units import parse_rate
 from edge_worker.comparison import Cell, Figures, Point, Result, document, rows
-from edge_worker.report import print_report, verdicts, write_report
+from edge_worker.report import doubts, print_report, verdicts, write_report
 from tests.browser import cells_in, figures_of
 
 ABOUT = {
@@ -85,6 +86,29 @@ def test_a_strategy_that_takes_the_same_time_is_said_to_take_as_long():
     (sentence,) = verdicts({"against": [{"link": "wifi", "other": "full-edge", "times": 1.004}]})
 
     assert sentence == "wifi: an epoch of hierarchical takes as long as full-edge."
+
+
+def test_a_time_that_is_far_from_what_was_expected_is_told():
+    odd = replace(RESULTS[1], measured=figures(3.0 * 6.0))
+    whole = document([*RESULTS, odd, replace(RESULTS[-1], predicted=figures(12.0))], ABOUT)
+
+    assert doubts(document(RESULTS, ABOUT)) == []
+    (sentence,) = doubts(whole)
+    assert "full-cloud (resend) at 2mbit (2.7 times as long), full-edge (0.42 times as long). Was" in sentence
+
+
+@pytest.mark.parametrize("limit", [None, 1280])
+def test_how_many_images_it_is_about_and_what_was_interrupted_is_told(tmp_path, capsys, limit):
+    about = {**ABOUT, "settings": {**ABOUT["settings"], "train_limit": limit, "test_limit": 500}}
+    whole = write_report(tmp_path, document([RESULTS[0], replace(RESULTS[1], resumes=1)], about))
+
+    print_report(whole)
+    told = "all" if limit is None else "1,280"
+    assert f"{told} images: one epoch" in " ".join(capsys.readouterr().out.split())
+    page = (tmp_path / "report.html").read_text()
+    assert f"Trained on {told} images, tested on 500:" in page
+    assert page.count("†") == 2  # at its name, and what it means
+    assert "full-cloud (resend) †" in page
 
 
 def test_json_csv_and_page_have_the_same_figures(tmp_path):
