@@ -18,7 +18,7 @@ from common.durable import make_directory, write_atomic
 from common.errors import ConfigError
 from common.rundir import lock_run_dir
 from common.strategies import STRATEGIES, find_strategy
-from common.units import format_duration, format_rate
+from common.units import format_duration, format_rate, format_size
 from edge_worker.apart import apart
 from edge_worker.config import AUTO, AUTO_BITS, TrainConfig, in_json, spool_memory_of
 from edge_worker.costs import Link
@@ -97,7 +97,10 @@ def check_unused(flag: str, value: object) -> None:
 def check_fits(plan: Plan, edge_memory: int | None) -> None:
     """Raise ConfigError where a choice takes more than so many bytes on the edge."""
     if edge_memory is not None and plan.memory_bytes > edge_memory:
-        raise ConfigError(none_fits([plan], edge_memory))
+        raise ConfigError(
+            f"it takes {format_size(plan.memory_bytes)} on the edge by the plan, more than --edge-memory "
+            f"{format_size(edge_memory)}"
+        )
 
 
 def check_has_choice(config: TrainConfig) -> None:

@@ -21,7 +21,17 @@ COLOURS = {
 }
 PARTS = {"edge_s": ("edge", "#009e73"), "link_s": ("link", "#d55e00"), "cloud_s": ("cloud", "#0072b2")}
 WAYS = {"bytes_up": ("sent", "#d55e00"), "bytes_down": ("received", "#f0b27a")}
-LINES: tuple[Any, ...] = ("-", "--", ":", "-.")  # one for each link
+# One for each link.
+LINES: tuple[Any, ...] = (
+    "-",
+    "--",
+    ":",
+    "-.",
+    (0, (5, 1, 1, 1, 1, 1)),
+    (0, (8, 3)),
+    (0, (1, 4)),
+    (0, (3, 4)),
+)
 MiB = float(1 << 20)
 LABEL = 0.15  # of an axis, what is written at a bar's end takes
 LEAST_SPAN = 10.0  # of an axis of accuracies, per cent: one drawn closer shows noise
@@ -106,7 +116,7 @@ def _epoch_times(axes: Axes, cells: Rows) -> None:
     places = _places(axes, cells)
     axes.barh(places, [cell["epoch_s"] for cell in cells], color=_colours(cells))
     ends = []
-    longest = max(cell["epoch_s"] for cell in cells)
+    longest = max(max(cell["epoch_s"], cell["predicted_epoch_s"] or 0.0) for cell in cells)
     for place, cell in zip(places, cells, strict=True):
         end, expected = cell["epoch_s"], cell["predicted_epoch_s"]
         if expected is not None:

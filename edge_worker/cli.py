@@ -26,7 +26,9 @@ PROFILE = click.Path(path_type=Path, dir_okay=False)
 DEFAULT_PROFILE = Path("profile.json")
 
 what_fits = click.option(
-    "--edge-memory", type=SIZE, help="With --split auto: leave out what takes more memory on the edge."
+    "--edge-memory",
+    type=SIZE,
+    help="With --split auto or --bits auto: leave out what takes more memory on the edge.",
 )
 
 
@@ -147,7 +149,11 @@ def profile(
     "--profile", type=PROFILE, default=DEFAULT_PROFILE, show_default=True, help="What `profile` wrote."
 )
 @click.option("--link-rate", type=RATE, help="An uplink of this rate  [default: the profile's]")
-@click.option("--link-rate-down", type=RATE, help="A downlink of this rate  [default: the uplink's]")
+@click.option(
+    "--link-rate-down",
+    type=RATE,
+    help="A downlink of this rate  [default: as --link-rate, else the profile's]",
+)
 @click.option("--link-latency", type=DURATION, help="A one-way latency  [default: the profile's]")
 @click.option(
     "--edge-memory", type=SIZE, help="Leave out what takes more memory on the edge, without a GPU's own."

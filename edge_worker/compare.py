@@ -283,7 +283,8 @@ def _result(comparison: Comparison, cell: Cell, measured: Measured, stop: Stop |
             cell = replace(cell, split=config.split, bits=config.bits)
         if (plan := _plan(config, measured, link)) is not None:
             predicted = expected(plan)
-            check_fits(plan, comparison.edge_memory)
+            if run_dir.is_new:
+                check_fits(plan, comparison.edge_memory)
         if not run_dir.summary_file.exists():
             if stop is None:
                 return None

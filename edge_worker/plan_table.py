@@ -79,7 +79,9 @@ def _faster(link: Link, times: float) -> Link:
 
 def _print(measured: Measured, link: Link, ranked: list[Plan]) -> None:
     """Print two tables, so that either fits a narrow terminal."""
-    shown = [each for each in ranked if each in ranked[:SHOWN] or each in _bests(ranked)]
+    best = best_of(ranked)
+    told = (*ranked[:SHOWN], *_bests(ranked), best)
+    shown = [each for each in ranked if each in told]
     model, dataset = measured.settings.get("model"), measured.settings.get("dataset")
     down = "no bound" if link.down_bps >= FASTEST_BPS else format_rate(link.down_bps)
     rates = f"{format_rate(link.up_bps)} up, {down} down, {format_duration(link.latency_s)}"
@@ -91,7 +93,7 @@ def _print(measured: Measured, link: Link, ranked: list[Plan]) -> None:
         "what goes up and down in an epoch, and what it takes of the edge's memory", ("up", "down", "memory")
     )
     for each in shown:
-        choice = (each.strategy, (each.details or "") + (BEST if each == best_of(ranked) else ""))
+        choice = (each.strategy, (each.details or "") + (BEST if each == best else ""))
         busy = (
             format_duration(seconds) if seconds else "-"
             for seconds in (each.edge_s, each.link_s, each.cloud_s)

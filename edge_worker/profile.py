@@ -8,6 +8,7 @@ that was stopped goes on where it was.
 import logging
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 from common.errors import ConfigError
@@ -18,7 +19,7 @@ from common.training import resolve_device, resolve_precision
 from edge_worker.apart import apart
 from edge_worker.config import TrainConfig
 from edge_worker.profile_file import Measured, write_profile
-from edge_worker.profile_rounds import median_costs, most_apart
+from edge_worker.profile_rounds import median_of
 from edge_worker.profiler import Profiler
 from edge_worker.run import Work
 
@@ -54,26 +55,31 @@ def profile(
     names, batches, machine = apart(_looked_up, config, splits)
     if parts_of(strategies)[0]:
         log.info("split points to measure: %d, each takes half a minute or more", len(names))
-    found, files = [], []
+    found = []
     try:
         for number in range(1, rounds + 1):
             if rounds > 1:
                 log.info("round %d of %d", number, rounds)
-            files.append(path.with_name(path.name + UNFINISHED + (str(number) if number > 1 else "")))
             profiler = Profiler(config, list(splits), names, batches, machine, sorted(strategies))
-            found.append(_measure(profiler, names, files[-1], strategies))
+            found.append(_measure(profiler, names, _unfinished(path, number), strategies))
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C and SIGTERM
         log.warning("stopped while measuring; the same command goes on")
         raise
-    costs = [each.costs for each in found]
-    apart_by, name = most_apart(costs)
-    measured = replace(found[0], costs=median_costs(costs), rounds=rounds, apart=apart_by)
+    measured, name = median_of(found)
     write_profile(path, measured)
-    for each in files:
-        each.unlink(missing_ok=True)
+    for number in count(1):
+        left = _unfinished(path, number)
+        if number > rounds and not left.exists():  # of more rounds, that were stopped
+            break
+        left.unlink(missing_ok=True)
     if rounds > 1:
-        log.info("the rounds are apart by up to %.0f %%: %s", 100 * apart_by, name)
+        log.info("the rounds are apart by up to %.0f %%: %s", 100 * measured.apart, name)
     return measured
+
+
+def _unfinished(path: Path, number: int) -> Path:
+    """Return where the rounds are kept until all of them are whole."""
+    return path.with_name(path.name + UNFINISHED + (str(number) if number > 1 else ""))
 
 
 def _measure(

@@ -96,21 +96,21 @@ def read_profile(path: Path) -> Measured:
             f"--profile {path} cannot be read: {error.strerror}; edge-worker profile writes one"
         ) from error
     except ValueError as error:
-        raise ConfigError(
-            f"--profile {path} is no profile, as it is no JSON ({error}); edge-worker profile writes one"
-        ) from error
+        raise _no_profile(path, f"it is no JSON ({error})") from error
     try:
         if not isinstance(document, dict):
-            raise TypeError("it has no object")
+            raise TypeError("it holds no object")
         if document.pop("format", FORMAT) != FORMAT:
-            raise ValueError("it is of another release; measure again")
+            raise ValueError("it is of another release")
         made: Measured = _made(Measured, document)
         _check(made)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ConfigError(
-            f"--profile {path} is no profile: {error}; edge-worker profile writes one"
-        ) from error
+        raise _no_profile(path, error) from error
     return made
+
+
+def _no_profile(path: Path, why: object) -> ConfigError:
+    return ConfigError(f"--profile {path} is no profile: {why}; measure again with edge-worker profile")
 
 
 def _check(measured: Measured) -> None:
@@ -136,11 +136,7 @@ def _check(measured: Measured) -> None:
 def _made(kind: Any, value: Any) -> Any:
     """Return `value`, as JSON has it, as a `kind`; raises ValueError or TypeError where it is none."""
     if isinstance(kind, type) and is_dataclass(kind):
-        types = {field.name: field.type for field in fields(kind)}
-        needed = {field.name for field in fields(kind) if field.default is MISSING}
-        if not isinstance(value, dict) or not needed <= set(value) <= set(types):
-            raise ValueError(f"{kind.__name__.lower()} needs {', '.join(types)}")
-        return kind(**{name: _made(types[name], each) for name, each in value.items()})
+        return _made_object(kind, value)
     if get_origin(kind) is UnionType:
         return None if value is None else _made(get_args(kind)[0], value)
     if get_origin(kind) is tuple:
@@ -158,3 +154,15 @@ def _made(kind: Any, value: Any) -> Any:
     if not isinstance(value, kind):
         raise TypeError(f"{value!r} should be {kind.__name__}")
     return value
+
+
+def _made_object(kind: type[Any], value: Any) -> Any:
+    types = {field.name: field.type for field in fields(kind)}
+    needed = {field.name for field in fields(kind) if field.default is MISSING}
+    if not isinstance(value, dict):
+        raise TypeError(f"{value!r} should be an object")
+    if missing := needed - set(value):
+        raise ValueError(f"{', '.join(sorted(missing))} is missing")
+    if unknown := set(value) - set(types):
+        raise ValueError(f"{', '.join(sorted(unknown))} is unknown")
+    return kind(**{name: _made(types[name], each) for name, each in value.items()})

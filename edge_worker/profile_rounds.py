@@ -10,6 +10,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 from edge_worker.costs import Costs
+from edge_worker.profile_file import Measured
 
 
 def median_costs(found: Sequence[Costs]) -> Costs:
@@ -30,13 +31,21 @@ def median_costs(found: Sequence[Costs]) -> Costs:
     )
 
 
-def most_apart(found: Sequence[Costs]) -> tuple[float, str]:
+def median_of(found: Sequence[Measured]) -> tuple[Measured, str]:
+    """Return one profile made of several of the same training, and which time they differ in most."""
+    apart, name = _most_apart(found)
+    costs = median_costs([each.costs for each in found])
+    link = _median([each.link for each in found])
+    return replace(found[0], costs=costs, link=link, rounds=len(found), apart=apart), name
+
+
+def _most_apart(found: Sequence[Measured]) -> tuple[float, str]:
     """Return by what share the longest of a time exceeds the shortest, at most, and which time that is."""
     times: dict[str, list[float]] = {}
-    for costs in found:
-        for name, seconds in _times(costs):
+    for each in found:
+        for name, seconds in (*_times(each.costs), ("a bit on the uplink", 1 / each.link.up_bps)):
             times.setdefault(name, []).append(seconds)
-    apart = {name: max(each) / min(each) - 1 for name, each in times.items() if min(each) > 0}
+    apart = {name: max(took) / min(took) - 1 for name, took in times.items() if min(took) > 0}
     return max(((share, name) for name, share in apart.items()), default=(0.0, ""))
 
 
@@ -44,7 +53,12 @@ def _times(costs: Costs) -> Iterator[tuple[str, float]]:
     for each in costs.splits:
         yield f"the edge's step at {each.split}", each.step_s
         yield f"the cloud's step at {each.split}", each.cloud_s
+        if each.chain is not None:
+            yield f"the edge's forward pass at {each.split}", each.chain.forward_s
+            yield f"the edge's step by a gradient at {each.split}", each.chain.learn_s
+            yield f"the cloud's step with a gradient at {each.split}", each.chain.cloud_s
     if costs.images is not None:
+        yield "the edge's part with images", costs.images.step_s
         yield "the cloud's step of the whole network", costs.images.cloud_s
     if costs.whole is not None:
         yield "the edge's step of the whole network", costs.whole.step_s

@@ -103,7 +103,8 @@ def doubts(whole: dict[str, Any]) -> list[str]:
         return []
     return [
         f"Far from what was expected: {', '.join(far)}. Was a machine busy with other work, now or when it "
-        "was profiled? Then profile and compare again before you trust these times."
+        "was profiled? Then profile and compare again. The plan leaves out what edge and cloud "
+        "cost each other on one machine."
     ]
 
 

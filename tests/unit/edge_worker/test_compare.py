@@ -13,6 +13,7 @@ from edge_worker.auto import SAME
 from edge_worker.config import AUTO, AUTO_BITS, TrainConfig, in_json
 from edge_worker.costs import Link
 from edge_worker.profile_file import Measured, read_profile, write_profile
+from edge_worker.rundir import Identity, RunDir
 from tests.unit.edge_worker.test_planner import COSTS
 
 
@@ -128,13 +129,30 @@ def test_a_choice_fits_into_the_edge_s_memory(begin):
     assert "delete" not in error  # there is nothing of it
 
 
-@pytest.mark.parametrize(("edge_memory", "complaint"), [(300_000_000, None), (299_999_999, "nothing fits")])
+@pytest.mark.parametrize(
+    ("edge_memory", "complaint"),
+    [
+        (300_000_000, None),
+        (299_999_999, "it takes 286.1MiB on the edge by the plan, more than --edge-memory"),
+    ],
+)
 def test_what_is_not_cut_must_fit_into_the_edge_s_memory_too(tmp_path, asked, edge_memory, complaint):
     whole = replace(comparison(tmp_path), strategies=["full-edge"], config=OPEN, edge_memory=edge_memory)
     error = compare.compare(whole).report["cells"][0]["error"]
 
     assert (complaint or "stopped by a signal") in error
     assert asked == ([] if complaint else ["no-link-full-edge"])
+
+
+def test_a_training_that_was_begun_goes_on_though_it_would_not_fit_by_a_later_profile(tmp_path, asked):
+    whole = replace(comparison(tmp_path), strategies=["full-edge"], config=OPEN, edge_memory=1)
+    (settings,) = [whole.settings_of(cell) for cell in whole.cells()]
+    settings.run_dir.mkdir(parents=True)
+    RunDir(settings.run_dir).begin(settings, Identity(session_id="a run", generation=1))
+
+    compare.compare(whole)
+
+    assert asked == ["no-link-full-edge"]
 
 
 @pytest.mark.parametrize(

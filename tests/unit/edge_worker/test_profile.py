@@ -213,6 +213,30 @@ def test_of_several_rounds_a_profile_has_the_median_of_those_that_have_a_part(tm
 
 
 @pytest.mark.usefixtures("refused")
+def test_of_several_rounds_a_profile_has_the_median_of_the_link(tmp_path, monkeypatch):
+    """In one round it was busy: it took ten times as long for as much."""
+    seconds = iter((5.0, 0.5, 0.4))
+    monkeypatch.setattr(
+        profiler.Asked, "ask", lambda *_: replace(BACK, receive_s=next(seconds)), raising=True
+    )
+    measured = profile.profile(
+        replace(CONFIG, link_rate=None), [], tmp_path / "profile.json", ["full-cloud"], rounds=3
+    )
+
+    assert measured.link == Link(up_bps=8e4, down_bps=8e6, latency_s=0.25)
+    assert measured.apart == pytest.approx(11.5)
+
+
+@pytest.mark.usefixtures("refused")
+def test_what_more_rounds_have_left_is_not_taken_up_later(tmp_path):
+    for name in ("profile.json.unfinished2", "profile.json.unfinished3"):
+        (tmp_path / name).touch()
+    profile.profile(CONFIG, SPLITS, tmp_path / "profile.json")
+
+    assert [path.name for path in tmp_path.iterdir()] == ["profile.json"]
+
+
+@pytest.mark.usefixtures("refused")
 def test_rounds_that_were_stopped_go_on_with_the_place_that_was_not_measured(tmp_path, monkeypatch):
     asked = []
 

@@ -53,10 +53,11 @@ def test_how_far_rounds_were_apart_is_said(capsys):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (lambda document: document.update(format=1), "another release; measure again"),
-        (lambda document: document.clear(), "measured needs settings, edge"),
-        (lambda document: document.pop("costs"), "measured needs settings, edge"),
-        (lambda document: document["costs"].update(more=1), "costs needs batches"),
+        (lambda document: document.update(format=1), "another release; measure again with"),
+        (lambda document: document.clear(), "cloud, costs, edge, link, settings is missing"),
+        (lambda document: document.pop("costs"), "costs is missing"),
+        (lambda document: document["costs"].update(more=1), "more is unknown"),
+        (lambda document: document.update(link=3), "3 should be an object"),
         (lambda document: document["costs"].update(epochs="ten"), "'ten' should be int"),
         (lambda document: document["costs"].update(epochs=0), "epochs must be above 0"),
         (lambda document: document["link"].update(up_bps=0), "up_bps must be above 0"),
@@ -91,7 +92,9 @@ def test_a_file_that_is_missing_or_no_json_is_refused(path):
     with pytest.raises(ConfigError, match="is no profile"):
         read_profile(path)
     path.write_text("[1, 2]")
-    with pytest.raises(ConfigError, match=r"is no profile: it has no object; edge-worker profile writes one"):
+    with pytest.raises(
+        ConfigError, match=r"is no profile: it holds no object; measure again with edge-worker profile"
+    ):
         read_profile(path)
 
 
