@@ -12,9 +12,8 @@ from typing import Any
 
 import click
 
-from benchmarks.activations import data_dir
 from benchmarks.processes import cloud_at, run_edge
-from benchmarks.report import Report, benchmark
+from benchmarks.report import Report, benchmark, data_dir
 
 QUICK = {"train_limit": 256, "epochs": 1, "seeds": 1}
 

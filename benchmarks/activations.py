@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 import torch
 from torch import Tensor
 
@@ -13,16 +12,6 @@ from edge_worker.config import TrainConfig
 from edge_worker.run import Work
 
 BATCH = 128
-
-data_dir = click.option(
-    "--data-dir",
-    type=click.Path(path_type=Path, file_okay=False),
-    envvar="HEADWATER_DATA",
-    show_envvar=True,
-    default=Path("../shared/data"),
-    show_default=True,
-    help="The folder of the data sets, as docs/reproduce.md has it.",
-)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.activations import NETWORKS, data_dir, trained_activations
-from benchmarks.report import Report, benchmark
+from benchmarks.activations import NETWORKS, trained_activations
+from benchmarks.report import Report, benchmark, data_dir
 from common.codec import encode
 from common.codec.pack import unpack
 from common.codec.quantise import quantise

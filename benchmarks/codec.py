@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.activations import NETWORKS, data_dir, trained_activations
-from benchmarks.report import Report, benchmark
+from benchmarks.activations import NETWORKS, trained_activations
+from benchmarks.report import Report, benchmark, data_dir
 from benchmarks.rivals import Rival, hivemind_8bit, nvflare_fp16
 from common.codec import Packed, decode, encode
 from common.codec.quantise import dequantise, quantise

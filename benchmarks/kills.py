@@ -22,7 +22,7 @@ import click
 from benchmarks.killable import APPLIED, CHECKPOINT, EVALUATION, HANDSHAKE, POINTS, SPOOL, Point
 from benchmarks.outcome import outcome
 from benchmarks.processes import Cloud, start_cloud, start_edge, wait_for
-from benchmarks.report import Report, benchmark
+from benchmarks.report import Report, benchmark, work_dir
 
 # A spool that is used, checkpoints that are due, evaluations at both sides; batch norm in play.
 RUN = (
@@ -207,7 +207,7 @@ def measure(work: Path, kills: int, arguments: Sequence[str]) -> tuple[dict[str,
 @benchmark
 @click.option("--kills", default=100, show_default=True, help="How many in all.")
 @click.option("--strategy", type=click.Choice(STRATEGIES), default=STRATEGIES[0], show_default=True)
-@click.option("--work", type=click.Path(path_type=Path), help="Where runs are kept.  [default: none is kept]")
+@work_dir
 def main(report: Report, kills: int, strategy: str, work: Path | None) -> None:
     """Runs that end otherwise than an untouched one, after so many kills."""
     with TemporaryDirectory() as scratch:

@@ -27,7 +27,7 @@ import click
 from benchmarks.outcome import outcome
 from benchmarks.processes import cloud_at, edge_at, finish, wait_for
 from benchmarks.relay import Relay
-from benchmarks.report import Report, benchmark
+from benchmarks.report import Report, benchmark, work_dir
 
 # A large front and a small back: about five to two.
 RUN = (
@@ -154,7 +154,7 @@ def tell(report: Report, case: dict[str, Any], run: dict[str, Any]) -> None:
 
 @benchmark
 @click.option("--pairs", default=3, show_default=True, help="Pairs of runs.")
-@click.option("--work", type=click.Path(path_type=Path), help="Where runs are kept.  [default: none is kept]")
+@work_dir
 def main(report: Report, pairs: int, work: Path | None) -> None:
     """The time that a run takes whose link is down for 30 % of it, against one whose link is not."""
     arguments = RUN.split()

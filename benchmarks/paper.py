@@ -20,11 +20,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-import click
-
-from benchmarks.activations import data_dir
 from benchmarks.compared import compared, data_of, profiled
-from benchmarks.report import Report, benchmark
+from benchmarks.report import Report, benchmark, data_dir, work_dir
 from common.units import parse_rate
 from edge_worker.costs import Costs, Link
 from edge_worker.planner import METHOD, plans
@@ -157,7 +154,7 @@ def measure(report: Report, headline: Headline, profile: Path, settings: list[st
 
 @benchmark
 @data_dir
-@click.option("--work", type=click.Path(path_type=Path), help="Where runs are kept.  [default: none is kept]")
+@work_dir
 def main(report: Report, data_dir: Path, work: Path | None) -> None:
     """Where the paper's headlines are met, and what one row of each takes."""
     with TemporaryDirectory() as scratch:

@@ -16,11 +16,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import click
-
-from benchmarks.activations import data_dir
 from benchmarks.compared import compared, data_of, profiled
-from benchmarks.report import Report, benchmark
+from benchmarks.report import Report, benchmark, data_dir, work_dir
 from benchmarks.strategies import CASES, QUICK, Case, settings_of
 from common.strategies import STRATEGIES
 from edge_worker.costs import Costs, Link
@@ -94,7 +91,7 @@ def _report(
 
 @benchmark
 @data_dir
-@click.option("--work", type=click.Path(path_type=Path), help="Where runs are kept.  [default: none is kept]")
+@work_dir
 def main(report: Report, data_dir: Path, work: Path | None) -> None:
     """How far predicted epochs are from measured ones."""
     cases, rates = ((QUICK,), RATES[1:2]) if report.quick else (CASES, RATES)

@@ -21,12 +21,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
-import click
-
-from benchmarks.activations import data_dir
 from benchmarks.alone import cloud_on_core, train_at, two_machines
 from benchmarks.compared import data_of, profiled
-from benchmarks.report import Report, benchmark
+from benchmarks.report import Report, benchmark, data_dir, work_dir
 from common.units import parse_rate
 from edge_worker.costs import Link
 from edge_worker.planner import Plan, best_of, rank
@@ -107,7 +104,7 @@ def is_right(report: Report, case: dict[str, Any], plans: Sequence[Plan], timed:
 
 @benchmark
 @data_dir
-@click.option("--work", type=click.Path(path_type=Path), help="Where runs are kept.  [default: none is kept]")
+@work_dir
 def main(report: Report, data_dir: Path, work: Path | None) -> None:
     """In how many settings the plan's first choice is the fastest, or nearly so."""
     models, rates, images = (MODELS[:1], RATES[:1], 96) if report.quick else (MODELS, RATES, IMAGES)

@@ -15,6 +15,20 @@ from common.machine import describe_machine
 
 T = TypeVar("T")
 
+# Options that several benchmarks have.
+data_dir = click.option(
+    "--data-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="HEADWATER_DATA",
+    show_envvar=True,
+    default=Path("../shared/data"),
+    show_default=True,
+    help="The folder of the data sets, as docs/reproduce.md has it.",
+)
+work_dir = click.option(
+    "--work", type=click.Path(path_type=Path), help="Where runs are kept.  [default: none is kept]"
+)
+
 
 @dataclass(slots=True)
 class Report:

@@ -17,9 +17,8 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from benchmarks.activations import data_dir
 from benchmarks.processes import cloud_at, export, lines_of, run_edge, start_edge, wait_for
-from benchmarks.report import Report, benchmark
+from benchmarks.report import Report, benchmark, data_dir
 from common.data.datasets import Dataset, open_dataset
 from common.data.loader import evaluation_batches, normalise
 

@@ -13,11 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-import click
-
-from benchmarks.activations import data_dir
 from benchmarks.compared import compared, data_of
-from benchmarks.report import Report, benchmark
+from benchmarks.report import Report, benchmark, data_dir, work_dir
 
 RATES = ("2mbit", "10mbit")
 EPOCHS = 3
@@ -87,7 +84,7 @@ def measure(report: Report, case: Case, found: dict[str, Any]) -> None:
 
 @benchmark
 @data_dir
-@click.option("--work", type=click.Path(path_type=Path), help="Where runs are kept.  [default: none is kept]")
+@work_dir
 def main(report: Report, data_dir: Path, work: Path | None) -> None:
     """The time that each strategy takes, and how that of the method compares."""
     with TemporaryDirectory() as scratch:

@@ -98,9 +98,7 @@ def read_profile(path: Path) -> Measured:
     except ValueError as error:
         raise _no_profile(path, f"it is no JSON ({error})") from error
     try:
-        if not isinstance(document, dict):
-            raise TypeError("it holds no object")
-        if document.pop("format", FORMAT) != FORMAT:
+        if isinstance(document, dict) and document.pop("format", FORMAT) != FORMAT:
             raise ValueError("it is of another release")
         made: Measured = _made(Measured, document)
         _check(made)

@@ -93,7 +93,7 @@ def test_a_file_that_is_missing_or_no_json_is_refused(path):
         read_profile(path)
     path.write_text("[1, 2]")
     with pytest.raises(
-        ConfigError, match=r"is no profile: it holds no object; measure again with edge-worker profile"
+        ConfigError, match=r"is no profile: .1, 2. should be an object; measure again with edge-worker"
     ):
         read_profile(path)
 
