@@ -5,18 +5,19 @@ python -m benchmarks.plan_choice [--data-dir ../shared/data] [--work DIR] [--qui
 Two networks are profiled at every split point, in ROUNDS, the edge on one core and the cloud on the other. At
 each of five link rates the plan's first four choices and two drawn at random from the others are trained on
 1,000 images. Then the first and the fastest of the others are trained again and again by turns, which of them
-goes first too, until the mean of their ratios is two standard errors away from what is judged, or MOST pairs
-are trained: a host that is shared may be a quarter slower a minute later, and of six times that are each
-measured once, the shortest is the luckiest. Only these pairs decide. What is measured is kept below --work: a
-benchmark that was stopped goes on where it was.
+goes first too, until a sign test tells whether the median of their ratios is above what is judged, or MOST
+pairs are trained: a host that is shared may be a quarter slower a minute later, and of six times that are
+each measured once, the shortest is the luckiest. Only these pairs decide. What is measured is kept below
+--work: a benchmark that was stopped goes on where it was.
 """
 
 import json
 import math
 import random
+import shutil
 import statistics
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
@@ -36,7 +37,7 @@ FIRST, DRAWN = 4, 2
 ROUNDS = 3
 QUICK = "--splits layer3 --strategies hierarchical,full-edge"
 WITHIN, SETTINGS_BAR = 0.05, 0.9
-FEWEST, MOST = 3, 6  # pairs
+MOST, SIGNIFICANT = 12, 0.05  # pairs; 6 are the fewest of which a sign test can tell anything
 
 # Seconds of an epoch of a choice, in its training of a number.
 Timed: TypeAlias = Callable[[Plan, int], float]
@@ -50,31 +51,44 @@ def flags_of(plan: Plan, rate: str) -> list[str]:
     return flags if plan.images is None else [*flags, "--images", plan.images]
 
 
-def epoch_s(work: Path, rate: str, settings: Sequence[str], plan: Plan, number: int) -> float:
-    """Return the seconds of an epoch of a choice in one of its trainings, done unless it is there."""
-    parts = (rate, plan.strategy, plan.images, plan.split, plan.bits, number)
-    run_dir = work / "-".join(str(part) for part in parts if part is not None)
-    if not (run_dir / "summary.json").exists():
-        with two_machines(), cloud_on_core(work / "cloud", "--checkpoint-every", "1h") as cloud:
-            train_at(cloud.address, run_dir, *settings, *flags_of(plan, rate))
-    return float(json.loads((run_dir / "summary.json").read_text())["train_wall_s"]) / EPOCHS
+@contextmanager
+def trainings(work: Path, rate: str, settings: Sequence[str]) -> Iterator[Timed]:
+    """Yield what trains a choice over a link, unless that was done, beside one cloud for all of them."""
+    with (
+        TemporaryDirectory(dir=work) as scratch,
+        two_machines(),
+        cloud_on_core(Path(scratch) / "cloud", "--checkpoint-every", "1h") as cloud,
+    ):
+
+        def epoch_s(plan: Plan, number: int) -> float:
+            parts = (rate, plan.strategy, plan.images, plan.split, plan.bits, number)
+            name = "-".join(str(part) for part in parts if part is not None)
+            kept, run_dir = work / f"{name}.json", Path(scratch) / name
+            if not kept.exists():
+                train_at(cloud.address, run_dir, *settings, *flags_of(plan, rate))
+                (run_dir / "summary.json").rename(kept)
+                shutil.rmtree(run_dir)
+            return float(json.loads(kept.read_text())["train_wall_s"]) / EPOCHS
+
+        yield epoch_s
 
 
 def slower(timed: Timed, first: Plan, other: Plan, most: int = MOST) -> tuple[float, int]:
     """Return by what share the first choice is slower than another, and from how many pairs that is known."""
     ratios: list[float] = []
-    for number in range(1, most + 1):
+    while len(ratios) < most and not _is_decided(ratios):
+        number = len(ratios) + 1
         order = (first, other) if number % 2 else (other, first)
         seconds = {plan: timed(plan, number) for plan in order}
-        ratios.append(math.log(seconds[first] / seconds[other]))
-        if number >= FEWEST and _is_decided(ratios):
-            break
-    return math.exp(statistics.fmean(ratios)) - 1, len(ratios)
+        ratios.append(seconds[first] / seconds[other])
+    return statistics.median(ratios) - 1, len(ratios)
 
 
 def _is_decided(ratios: Sequence[float]) -> bool:
-    error = statistics.stdev(ratios) / math.sqrt(len(ratios))
-    return abs(statistics.fmean(ratios) - math.log(1 + WITHIN)) >= 2 * error
+    """Tell by a two-sided sign test whether so many are above what is judged, or below, by no accident."""
+    pairs, above = len(ratios), sum(ratio > 1 + WITHIN for ratio in ratios)
+    as_far = sum(math.comb(pairs, count) for count in range(min(above, pairs - above) + 1))
+    return 2 * as_far / (1 << pairs) <= SIGNIFICANT
 
 
 def chosen(ranked: Sequence[Plan], seed: int) -> list[Plan]:
@@ -128,8 +142,8 @@ def main(report: Report, data_dir: Path, work: Path | None) -> None:
                 plans = chosen(rank(costs, Link(up_bps=bps, down_bps=bps)), number)
                 plans = plans[:2] if report.quick else plans
                 case = {"model": model, "rate": rate, "images": images, "epochs": EPOCHS}
-                timed = partial(epoch_s, here, rate, settings)
-                right.append(is_right(report, case, plans, timed))
+                with trainings(here, rate, settings) as timed:
+                    right.append(is_right(report, case, plans, timed))
     share, case = sum(right) / len(right), {"settings": len(right)}
     report.figure("settings_in_which_the_first_is_fastest", case, share, "share", at_least=SETTINGS_BAR)
 

@@ -1,6 +1,7 @@
 """What `edge-worker profile` has of a training: seconds, bytes and memory of each part, and the link."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 # What a link without a bound is taken for, bit/s.
 FASTEST_BPS = 1e10
@@ -100,7 +101,7 @@ class Costs:
         spool_memory: bytes that may wait in the edge's memory for the cloud to have them for good.
         whole: all on the edge; None where the edge could not.
         images: all in the cloud; None where the cloud could not.
-        splits: the network parted, by split point.
+        splits: the network parted, by split point, from input to output.
     """
 
     batches: float
@@ -118,3 +119,35 @@ class Link:
     up_bps: float
     down_bps: float
     latency_s: float = 0.0
+
+
+def nested(splits: Sequence[SplitCost]) -> list[SplitCost]:
+    """Return split points with backs of which none takes longer than one that it is a part of.
+
+    A machine that others share may make it look so for the seconds of a measurement. Backs that do are given
+    their mean: isotonic regression by pooling adjacent violators (Barlow et al., "Statistical Inference under
+    Order Restrictions", 1972).
+
+    Args:
+        splits: from input to output.
+    """
+    chains = iter(_never_rising([each.chain.cloud_s for each in splits if each.chain is not None]))
+    return [
+        replace(
+            each,
+            cloud_s=cloud_s,
+            chain=None if each.chain is None else replace(each.chain, cloud_s=next(chains)),
+        )
+        for each, cloud_s in zip(splits, _never_rising([each.cloud_s for each in splits]), strict=True)
+    ]
+
+
+def _never_rising(values: Sequence[float]) -> list[float]:
+    pools: list[tuple[float, int]] = []  # (sum, how many)
+    for value in values:
+        total, count = value, 1
+        while pools and pools[-1][0] / pools[-1][1] < total / count:
+            before, others = pools.pop()
+            total, count = total + before, count + others
+        pools.append((total, count))
+    return [total / count for total, count in pools for _ in range(count)]

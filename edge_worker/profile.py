@@ -123,13 +123,12 @@ def _measure_splits(profiler: Profiler, names: Sequence[str], unfinished: Path) 
 def _looked_up(config: TrainConfig, splits: Sequence[str]) -> tuple[Sequence[str], float, str]:
     """Return split points, full batches that an epoch makes, and the machine; wrong settings end here."""
     work = Work(replace(config, strategy="full-edge"), find_strategy("full-edge"))
-    for name in splits:
-        part(work.spec, name)  # raises where it is none
+    depths = {name: len(part(work.spec, name).front) for name in splits}  # raises where it is none
     num_images, size = len(work.dataset.train), config.batch_size
     left_over = num_images % size == 1  # is not trained on
     batches = max(1.0, (num_images - left_over) / size)
     machine = machine_of(config)
-    return list(dict.fromkeys(splits)) or split_points(work.spec), batches, machine
+    return sorted(depths, key=depths.__getitem__) or split_points(work.spec), batches, machine
 
 
 def machine_of(config: TrainConfig) -> str:

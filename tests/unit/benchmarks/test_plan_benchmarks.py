@@ -1,6 +1,7 @@
 """What the benchmarks of the plan make of a profile and of a report; both are made up here."""
 
 import json
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 
@@ -164,12 +165,17 @@ def run_choice(run, monkeypatch, tmp_path):
         monkeypatch.setattr(plan_choice, "profiled", lambda work, *flags: path)
         trained = {}
 
-        def kept(work, rate, settings, plan, number):
+        @contextmanager
+        def trainings(work, rate, settings):
             there = trained.setdefault((work.name, rate), [])
-            there.append((plan.name, number))
-            return epoch_s(plan, number, (work.name, rate), there[0][0] == plan.name)
 
-        monkeypatch.setattr(plan_choice, "epoch_s", kept)
+            def timed(plan, number):
+                there.append((plan.name, number))
+                return epoch_s(plan, number, (work.name, rate), there[0][0] == plan.name)
+
+            yield timed
+
+        monkeypatch.setattr(plan_choice, "trainings", trainings)
         return trained, run(plan_choice)[0]
 
     return run_choice
@@ -187,8 +193,8 @@ def test_the_plan_s_first_choice_is_trained_beside_five_others_in_ten_settings(r
 
     assert len(trained) == 10
     for there in trained.values():
-        assert len(there) == len(set(there)) == 6 + 2 * 3  # ratios without noise: no more pairs than needed
-        assert [number for _, number in there] == [0] * 6 + [1, 1, 2, 2, 3, 3]
+        assert len(there) == len(set(there)) == 6 + 2 * 6  # ratios without noise: no more pairs than needed
+        assert [number for _, number in there[6:]] == [pair for pair in range(1, 7) for _ in range(2)]
         assert there[6] == (there[0][0], 1)
         assert there[9] == (there[0][0], 2)  # by turns, which of them goes first too
     (last,) = (each for each in found if each["name"] == "settings_in_which_the_first_is_fastest")
@@ -200,14 +206,31 @@ def test_one_lucky_training_of_six_does_not_decide_and_noise_takes_more_pairs(ru
     def epoch_s(plan, number, setting, is_first):
         if number == 0:
             return 1.0 if is_first else 0.5  # as if the host had been slow just then
-        return 10 + (1.5 if number % 2 else -0.5) if is_first else 10.0
+        return 10 + (1.4 if number % 2 else -0.6) if is_first else 10.0
 
     trained, found = run_choice(epoch_s)
 
-    assert {len(there) for there in trained.values()} == {6 + 2 * 6}
+    assert {len(there) for there in trained.values()} == {6 + 2 * 12}
     shares = [each["value"] for each in found if each["name"] == "first_slower_than_fastest_other"]
-    assert shares == [pytest.approx((1.15 * 0.95) ** 0.5 - 1, abs=1e-4)] * 10
+    assert shares == [pytest.approx(0.04, abs=1e-4)] * 10
     assert found[-1]["value"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("ratios", "share", "pairs"),
+    [
+        ([1.2] * 6, 0.2, 6),
+        ([1.2, 1.0] + [1.2] * 20, 0.2, 9),
+        ([1.0] * 5 + [1.9] + [1.0] * 20, 0.0, 9),  # one that the host held up
+        ([1.2, 1.02, 1.0] * 20, 0.02, 12),
+    ],
+)
+def test_pairs_are_trained_until_a_sign_test_tells_which_side_their_median_is_on(ratios, share, pairs):
+    one, other = list(plans(COSTS, Link(up_bps=1e6, down_bps=1e6)))[:2]
+
+    found = plan_choice.slower(lambda plan, number: ratios[number - 1] if plan == one else 1.0, one, other)
+
+    assert found == (pytest.approx(share), pairs)
 
 
 def test_a_choice_is_trained_with_the_flags_that_say_it():

@@ -1,12 +1,23 @@
 """What the planner reckons from a profile: by hand, and by what must hold whatever the profile says."""
 
 import dataclasses
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_worker.costs import FASTEST_BPS, ChainCost, Coded, Costs, ImagesCost, Link, SplitCost, WholeCost
+from edge_worker.costs import (
+    FASTEST_BPS,
+    ChainCost,
+    Coded,
+    Costs,
+    ImagesCost,
+    Link,
+    SplitCost,
+    WholeCost,
+    nested,
+)
 from edge_worker.planner import SLOWEST_BPS, best_of, changes, none_fits, plans, rank, verdict
 
 MB = 1_000_000
@@ -107,6 +118,31 @@ def test_fewer_bits_take_the_edge_no_less_than_it_was_measured_with():
     found = plan("hierarchical layer1, 2 bits", costs=dataclasses.replace(COSTS, splits=(slow,)))
 
     assert found.edge_s == pytest.approx(10 * slow.step_s)
+
+
+def test_a_back_takes_no_longer_than_one_that_it_is_a_part_of():
+    """As measured, layer2's took longer than layer1's: both are given the mean, layer3's stays."""
+    middle = dataclasses.replace(
+        EARLY, split="layer2", cloud_s=0.6, chain=dataclasses.replace(EARLY.chain, cloud_s=0.3)
+    )
+    last = dataclasses.replace(LATE, chain=None)
+    costs = dataclasses.replace(COSTS, splits=(EARLY, middle, last))
+
+    found = {each.name: each.cloud_s for each in plans(costs, LINK)}
+
+    assert [found[f"hierarchical layer{n}, 4 bits"] for n in (1, 2, 3)] == pytest.approx([5.0, 5.0, 2.0])
+    assert [found[f"split-learning layer{n}, 4 bits"] for n in (1, 2)] == pytest.approx([5.0, 3.0])
+
+
+@given(times=st.lists(st.floats(0.001, 10.0), min_size=1, max_size=8))
+def test_backs_never_rise_and_take_as_long_together_as_measured(times):
+    backs = nested([dataclasses.replace(EARLY, split=str(n), cloud_s=s) for n, s in enumerate(times)])
+
+    found = [each.cloud_s for each in backs]
+    assert all(later <= earlier * (1 + 1e-9) for earlier, later in pairwise(found))
+    assert sum(found) == pytest.approx(sum(times))
+    if times == sorted(times, reverse=True):
+        assert found == times
 
 
 def test_an_epoch_of_one_batch_takes_as_long_as_its_gradient_is_under_way():
