@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 
 # What a link without a bound is taken for, bit/s.
 FASTEST_BPS = 1e10
@@ -121,33 +122,41 @@ class Link:
     latency_s: float = 0.0
 
 
-def nested(splits: Sequence[SplitCost]) -> list[SplitCost]:
-    """Return split points with backs of which none takes longer than one that it is a part of.
+def consistent(splits: Sequence[SplitCost]) -> list[SplitCost]:
+    """Return split points with the cloud's times made to agree that a part takes no longer than the whole.
 
-    A machine that others share may make it look so for the seconds of a measurement. Backs that do are given
-    their mean: isotonic regression by pooling adjacent violators (Barlow et al., "Statistical Inference under
-    Order Restrictions", 1972).
+    A back that begins later is a part of one that begins earlier. The seconds of a measurement, on a machine
+    that others share, may tell otherwise: the times that contradict each other are replaced by their median
+    (isotonic regression in the median, by pooling adjacent violators; Barlow et al., "Statistical Inference
+    under Order Restrictions", 1972). Only where the later one's records are no larger: to decode them takes
+    time as well.
 
     Args:
         splits: from input to output.
     """
-    chains = iter(_never_rising([each.chain.cloud_s for each in splits if each.chain is not None]))
+    times = iter(_never_rising(splits, [each.cloud_s for each in splits]))
+    with_chain = [each for each in splits if each.chain is not None]
+    chain_times = iter(_never_rising(with_chain, [each.chain.cloud_s for each in with_chain if each.chain]))
     return [
         replace(
             each,
-            cloud_s=cloud_s,
-            chain=None if each.chain is None else replace(each.chain, cloud_s=next(chains)),
+            cloud_s=next(times),
+            chain=None if each.chain is None else replace(each.chain, cloud_s=next(chain_times)),
         )
-        for each, cloud_s in zip(splits, _never_rising([each.cloud_s for each in splits]), strict=True)
+        for each in splits
     ]
 
 
-def _never_rising(values: Sequence[float]) -> list[float]:
-    pools: list[tuple[float, int]] = []  # (sum, how many)
-    for value in values:
-        total, count = value, 1
-        while pools and pools[-1][0] / pools[-1][1] < total / count:
-            before, others = pools.pop()
-            total, count = total + before, count + others
-        pools.append((total, count))
-    return [total / count for total, count in pools for _ in range(count)]
+def _never_rising(splits: Sequence[SplitCost], seconds: Sequence[float]) -> list[float]:
+    pools: list[list[float]] = []
+    fixed = 0  # pools before the last record that is larger than the one before it
+    last_bytes = 0
+    for each, value in zip(splits, seconds, strict=True):
+        if each.widths[each.bits].bytes > last_bytes:
+            fixed = len(pools)
+        last_bytes = each.widths[each.bits].bytes
+        pool = [value]
+        while len(pools) > fixed and median(pools[-1]) < median(pool):
+            pool = pools.pop() + pool
+        pools.append(pool)
+    return [median(pool) for pool in pools for _ in pool]

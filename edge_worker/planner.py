@@ -11,7 +11,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from common.units import format_size
-from edge_worker.costs import FASTEST_BPS, ChainCost, Costs, ImagesCost, Link, SplitCost, WholeCost, nested
+from edge_worker.costs import (
+    FASTEST_BPS,
+    ChainCost,
+    Costs,
+    ImagesCost,
+    Link,
+    SplitCost,
+    WholeCost,
+    consistent,
+)
 
 METHOD = "hierarchical"
 # A share of an epoch that is none.
@@ -75,7 +84,7 @@ def plans(costs: Costs, link: Link) -> Iterator[Plan]:
     if costs.images is not None:
         yield _full_cloud(costs, costs.images, link, once=False)
         yield _full_cloud(costs, costs.images, link, once=True)
-    for split in nested(costs.splits):
+    for split in consistent(costs.splits):
         for bits in split.widths:
             yield _hierarchical(costs, split, bits, link)
             if split.chain is not None:

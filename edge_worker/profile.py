@@ -60,12 +60,14 @@ def profile(
         for number in range(1, rounds + 1):
             if rounds > 1:
                 log.info("round %d of %d", number, rounds)
-            profiler = Profiler(config, list(splits), names, batches, machine, sorted(strategies))
+            profiler = Profiler(
+                config, list(names) if splits else [], names, batches, machine, sorted(strategies)
+            )
             found.append(_measure(profiler, names, _unfinished(path, number), strategies))
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C and SIGTERM
         log.warning("stopped while measuring; the same command goes on")
         raise
-    measured, name = median_of(found)
+    measured, name = median_of(found, names)
     write_profile(path, measured)
     for number in count(1):
         left = _unfinished(path, number)
@@ -121,7 +123,7 @@ def _measure_splits(profiler: Profiler, names: Sequence[str], unfinished: Path) 
 
 
 def _looked_up(config: TrainConfig, splits: Sequence[str]) -> tuple[Sequence[str], float, str]:
-    """Return split points, full batches that an epoch makes, and the machine; wrong settings end here."""
+    """Return split points from input to output, full batches of an epoch, the machine; or raise."""
     work = Work(replace(config, strategy="full-edge"), find_strategy("full-edge"))
     depths = {name: len(part(work.spec, name).front) for name in splits}  # raises where it is none
     num_images, size = len(work.dataset.train), config.batch_size

@@ -31,10 +31,16 @@ def median_costs(found: Sequence[Costs]) -> Costs:
     )
 
 
-def median_of(found: Sequence[Measured]) -> tuple[Measured, str]:
-    """Return one profile made of several of the same training, and which time they differ in most."""
+def median_of(found: Sequence[Measured], names: Sequence[str]) -> tuple[Measured, str]:
+    """Return one profile made of several of the same training, and which time they differ in most.
+
+    Args:
+        found: one or more; a split point may be missing in some.
+        names: of all split points, from input to output.
+    """
     apart, name = _most_apart(found)
     costs = median_costs([each.costs for each in found])
+    costs = replace(costs, splits=tuple(sorted(costs.splits, key=lambda each: names.index(each.split))))
     link = _median([each.link for each in found])
     return replace(found[0], costs=costs, link=link, rounds=len(found), apart=apart), name
 

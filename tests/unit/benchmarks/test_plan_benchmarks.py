@@ -1,9 +1,10 @@
 """What the benchmarks of the plan make of a profile and of a report; both are made up here."""
 
 import json
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
@@ -194,7 +195,7 @@ def test_the_plan_s_first_choice_is_trained_beside_five_others_in_ten_settings(r
     assert len(trained) == 10
     for there in trained.values():
         assert len(there) == len(set(there)) == 6 + 2 * 6  # ratios without noise: no more pairs than needed
-        assert [number for _, number in there[6:]] == [pair for pair in range(1, 7) for _ in range(2)]
+        assert [number for _, number in there] == [0] * 6 + [pair for pair in range(1, 7) for _ in range(2)]
         assert there[6] == (there[0][0], 1)
         assert there[9] == (there[0][0], 2)  # by turns, which of them goes first too
     (last,) = (each for each in found if each["name"] == "settings_in_which_the_first_is_fastest")
@@ -217,20 +218,49 @@ def test_one_lucky_training_of_six_does_not_decide_and_noise_takes_more_pairs(ru
 
 
 @pytest.mark.parametrize(
-    ("ratios", "share", "pairs"),
+    ("ratios", "pairs"),
     [
-        ([1.2] * 6, 0.2, 6),
-        ([1.2, 1.0] + [1.2] * 20, 0.2, 9),
-        ([1.0] * 5 + [1.9] + [1.0] * 20, 0.0, 9),  # one that the host held up
-        ([1.2, 1.02, 1.0] * 20, 0.02, 12),
+        ([1.2] * 20, 6),
+        ([1.0] * 20, 6),
+        ([1.2, 1.0] + [1.2] * 20, 10),
+        ([1.0] * 5 + [1.9] + [1.0] * 20, 10),  # one that the host held up
+        ([1.2, 1.02, 1.0] * 20, 12),
     ],
 )
-def test_pairs_are_trained_until_a_sign_test_tells_which_side_their_median_is_on(ratios, share, pairs):
+def test_pairs_are_trained_until_a_sign_test_tells_which_side_their_median_is_on(ratios, pairs):
     one, other = list(plans(COSTS, Link(up_bps=1e6, down_bps=1e6)))[:2]
 
     found = plan_choice.slower(lambda plan, number: ratios[number - 1] if plan == one else 1.0, one, other)
 
-    assert found == (pytest.approx(share), pairs)
+    assert found == pytest.approx([ratio - 1 for ratio in ratios[:pairs]])
+
+
+def test_what_was_trained_is_not_trained_again_and_what_was_stopped_leaves_nothing(monkeypatch, tmp_path):
+    trained = []
+
+    @contextmanager
+    def cloud_on_core(run_dir, *flags):
+        assert not run_dir.parent.exists()
+        run_dir.mkdir(parents=True)
+        yield SimpleNamespace(address="127.0.0.1:1")
+
+    def train_at(address, run_dir, *flags):
+        trained.append(run_dir.name)
+        run_dir.mkdir()
+        (run_dir / "summary.json").write_text(json.dumps({"train_wall_s": 6.0}))
+
+    monkeypatch.setattr(plan_choice, "two_machines", nullcontext)
+    monkeypatch.setattr(plan_choice, "cloud_on_core", cloud_on_core)
+    monkeypatch.setattr(plan_choice, "train_at", train_at)
+    (tmp_path / "scratch" / "stopped").mkdir(parents=True)
+    plan = next(iter(plans(COSTS, Link(up_bps=1e6, down_bps=1e6))))
+
+    for _ in range(2):
+        with plan_choice.trainings(tmp_path, "1mbit", ()) as timed:
+            assert timed(plan, 3) == 2.0
+
+    assert trained == ["1mbit-full-edge-3"]
+    assert [path.name for path in tmp_path.iterdir()] == ["1mbit-full-edge-3.json"]
 
 
 def test_a_choice_is_trained_with_the_flags_that_say_it():

@@ -188,6 +188,31 @@ def test_a_place_that_is_named_twice_is_measured_once(tmp_path):
 
 
 @pytest.mark.usefixtures("refused")
+def test_places_are_measured_from_input_to_output_however_they_are_named(tmp_path):
+    measured = profile.profile(CONFIG, ["layer4", "layer1", "layer3.0.conv1"], tmp_path / "profile.json")
+
+    places = ["layer1", "layer3.0.conv1", "layer4"]
+    assert [each.split for each in measured.costs.splits] == measured.settings["splits"] == places
+
+
+@pytest.mark.usefixtures("refused")
+def test_a_place_that_is_missing_in_the_first_round_comes_in_its_order(tmp_path, monkeypatch):
+    asked = Counter()
+
+    def ask(self, run, records):
+        asked[records[0]] += 1
+        if (records[0], asked[records[0]]) == ("layer1", 1):
+            raise CapacityError("too large")
+        return BACK
+
+    monkeypatch.setattr(profiler.Asked, "ask", ask)
+
+    measured = profile.profile(CONFIG, SPLITS, tmp_path / "profile.json", rounds=2)
+
+    assert [each.split for each in measured.costs.splits] == SPLITS
+
+
+@pytest.mark.usefixtures("refused")
 def test_of_several_rounds_a_profile_has_the_median_of_those_that_have_a_part(tmp_path, monkeypatch, caplog):
     """Of three rounds the cloud is slow in one, and refuses a place in another."""
     caplog.set_level("INFO")
