@@ -11,8 +11,8 @@ from rich.table import Table
 from common.console import table_console
 from common.errors import ConfigError
 from common.units import format_duration, format_rate, format_size
-from edge_worker.costs import FASTEST_BPS, Link
-from edge_worker.planner import NO_TIME, Plan, best_of, changes, none_fits, rank, verdict
+from edge_worker.costs import FASTEST_BPS, Costs, Link, consistent
+from edge_worker.planner import METHOD, NO_TIME, Plan, best_of, changes, none_fits, rank, verdict
 from edge_worker.profile_file import Measured
 
 SHOWN = 8
@@ -45,6 +45,12 @@ def show_plan(measured: Measured, link: Link, edge_memory: int | None, as_json: 
         click.echo(_what_does_not_fit(left_out, ranked[0], edge_memory or 0))
     if best_of(ranked) != ranked[0]:
         click.echo(f"Of widths that take next to no more time, under {NO_TIME:.0%}, the widest is the best.")
+    if changed := _changed(measured.costs):
+        places = ", ".join(dict.fromkeys(each["split"] for each in changed))
+        click.echo(
+            "While it was measured, the cloud took longer for a part of the network than for the whole: "
+            f"at {places} the plan reckons with the median of such times, and --json has both."
+        )
     click.echo(
         "This is about time alone: what fewer bits and an earlier cut cost in accuracy, only training tells."
     )
@@ -71,6 +77,20 @@ def _what_does_not_fit(left_out: list[Plan], first: Plan, edge_memory: int) -> s
         f"{told}; the fastest of them, {fastest.name}, takes {format_duration(fastest.epoch_s)} and "
         f"{format_size(fastest.memory_bytes)}."
     )
+
+
+def _changed(costs: Costs) -> list[dict[str, Any]]:
+    """Return where the plan takes another time of the cloud than was measured; seconds of a batch."""
+    found: list[tuple[str, str, float, float]] = []
+    for was, is_now in zip(costs.splits, consistent(costs.splits), strict=True):
+        found.append((METHOD, was.split, was.cloud_s, is_now.cloud_s))
+        if was.chain is not None and is_now.chain is not None:
+            found.append(("split-learning", was.split, was.chain.cloud_s, is_now.chain.cloud_s))
+    return [
+        {"strategy": strategy, "split": split, "measured_s": measured_s, "planned_s": planned_s}
+        for strategy, split, measured_s, planned_s in found
+        if measured_s != planned_s
+    ]
 
 
 def _faster(link: Link, times: float) -> Link:
@@ -146,6 +166,7 @@ def _document(
         "rounds": measured.rounds,
         "rounds_apart": measured.apart,
         "link": asdict(link),
+        "cloud_times_changed": _changed(measured.costs),
         "verdict": told,
         "plans": [_in_json(each) for each in ranked],
         "left_out": [_in_json(each) for each in left_out],

@@ -12,7 +12,7 @@ from edge_worker.costs import Link
 from edge_worker.plan_table import show_plan
 from edge_worker.planner import rank
 from edge_worker.profile_file import Measured, check_folder, link_of, read_profile, write_profile
-from tests.unit.edge_worker.test_planner import COSTS, LINK
+from tests.unit.edge_worker.test_planner import COSTS, LINK, measured
 
 MEASURED = Measured(
     settings={"model": "resnet18", "dataset": "cifar10", "train_limit": None},
@@ -181,3 +181,21 @@ def test_where_a_profile_cannot_be_written_is_known_before_it_is_measured(tmp_pa
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ConfigError, match=r"^--out /proc/profile.json: .* in /proc; name another file$"):
         check_folder(Path("/proc/profile.json"))
+
+
+def test_times_of_the_cloud_that_the_plan_does_not_take_as_they_were_measured_are_said(capsys):
+    splits = tuple(measured(0.4, 0.6, 0.2, chains=(0.4, 0.3, None)))
+    contradictory = replace(MEASURED, costs=replace(COSTS, splits=splits))
+
+    show_plan(contradictory, LINK, None, as_json=True)
+    assert json.loads(capsys.readouterr().out)["cloud_times_changed"] == [
+        {"strategy": "hierarchical", "split": "layer1", "measured_s": 0.4, "planned_s": 0.5},
+        {"strategy": "hierarchical", "split": "layer2", "measured_s": 0.6, "planned_s": 0.5},
+    ]
+    show_plan(contradictory, LINK, None, as_json=False)
+    assert "at layer1, layer2 the plan reckons with the median of such times" in capsys.readouterr().out
+
+
+def test_of_times_that_agree_nothing_is_said(capsys):
+    show_plan(MEASURED, LINK, None, as_json=False)
+    assert "median" not in capsys.readouterr().out
