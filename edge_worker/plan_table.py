@@ -12,7 +12,7 @@ from common.console import table_console
 from common.errors import ConfigError
 from common.units import format_duration, format_rate, format_size
 from edge_worker.costs import FASTEST_BPS, Costs, Link, consistent
-from edge_worker.planner import METHOD, NO_TIME, Plan, best_of, changes, none_fits, rank, verdict
+from edge_worker.planner import CHAIN, METHOD, NO_TIME, Plan, best_of, changes, none_fits, rank, verdict
 from edge_worker.profile_file import Measured
 
 SHOWN = 8
@@ -45,11 +45,16 @@ def show_plan(measured: Measured, link: Link, edge_memory: int | None, as_json: 
         click.echo(_what_does_not_fit(left_out, ranked[0], edge_memory or 0))
     if best_of(ranked) != ranked[0]:
         click.echo(f"Of widths that take next to no more time, under {NO_TIME:.0%}, the widest is the best.")
-    if changed := _changed(measured.costs):
-        places = ", ".join(dict.fromkeys(each["split"] for each in changed))
+    changed = [
+        each["split"]
+        for each in _changed(measured.costs)
+        if abs(each["planned_s"] / each["measured_s"] - 1) >= NO_TIME
+    ]
+    if changed:
         click.echo(
-            "While it was measured, the cloud took longer for a part of the network than for the whole: "
-            f"at {places} the plan reckons with the median of such times, and --json has both."
+            "As measured, the cloud took longer from a later split point on than from an earlier one: at "
+            f"{', '.join(dict.fromkeys(changed))} the plan reckons with the median of such times, "
+            "and --json has both."
         )
     click.echo(
         "This is about time alone: what fewer bits and an earlier cut cost in accuracy, only training tells."
@@ -85,7 +90,7 @@ def _changed(costs: Costs) -> list[dict[str, Any]]:
     for was, is_now in zip(costs.splits, consistent(costs.splits), strict=True):
         found.append((METHOD, was.split, was.cloud_s, is_now.cloud_s))
         if was.chain is not None and is_now.chain is not None:
-            found.append(("split-learning", was.split, was.chain.cloud_s, is_now.chain.cloud_s))
+            found.append((CHAIN, was.split, was.chain.cloud_s, is_now.chain.cloud_s))
     return [
         {"strategy": strategy, "split": split, "measured_s": measured_s, "planned_s": planned_s}
         for strategy, split, measured_s, planned_s in found

@@ -22,7 +22,7 @@ from edge_worker.costs import (
     consistent,
 )
 
-METHOD = "hierarchical"
+METHOD, CHAIN = "hierarchical", "split-learning"
 # A share of an epoch that is none.
 NO_TIME = 0.01
 # Where the best choice is looked for, bit/s.
@@ -227,7 +227,7 @@ def _split_learning(costs: Costs, split: SplitCost, chain: ChainCost, bits: int,
     idle_s = costs.batches * (chain_s - max(edge_s, link_s, chain.cloud_s)) + waits_s
     return _plan(
         costs,
-        "split-learning",
+        CHAIN,
         (split.split, bits),
         chain_s,
         (edge_s, link_s, chain.cloud_s),

@@ -19,14 +19,13 @@ from common.wire.messages import BackProfile
 from edge_worker.apart import apart
 from edge_worker.config import TrainConfig, in_json, spool_memory_of
 from edge_worker.costs import FASTEST_BPS, ChainCost, Costs, ImagesCost, Link, SplitCost, WholeCost
-from edge_worker.planner import METHOD
+from edge_worker.planner import CHAIN, METHOD
 from edge_worker.profile_call import Asked, on_the_wire
 from edge_worker.profile_edge import EdgeCost, measure_edge
 from edge_worker.profile_file import Measured, emulated_link, link_of, read_profile
 
 log = logging.getLogger(__name__)
 
-CHAIN = "split-learning"
 # Of what is measured; a training that differs in it is another one.
 SETTINGS = tuple(
     "model stem classifier exit dataset image_size train_limit batch_size epochs precision bits "
